@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a renderer draws, as data: the constants and rules in which 3DGS rasterisers differ, and named presets of them."""
+"""What a renderer draws, as data: the constants and rules in which 3DGS rasterisers differ, and named presets."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ class RasterizationConfig:
     eigenvalue_floor: float = 0.01
     """Smallest squared half difference of the eigenvalues of Σ' that the circular extent uses, in pixels⁴."""
     gradient_through_cap: bool = False
-    """Whether alpha keeps the derivative of o·exp(−σ) where it is capped (straight-through); otherwise it is zero there."""
+    """Whether alpha keeps the derivative of o·exp(−σ) where it is capped (straight-through); otherwise zero there."""
     clamp: Literal["gsplat", "inria"] = "gsplat"
-    """Range of x/z in the projection's Jacobian. With t = width/(2 fx): "gsplat" [−cx/fx − 0.3t, (width − cx)/fx + 0.3t],
-    "inria" [−1.3t, 1.3t]; the same for y/z. Beyond it x = z·clamp(x/z); mean2d itself is never clamped."""
+    """Range of x/z in the projection's Jacobian, t = width/(2 fx): "gsplat" −cx/fx − 0.3t to (width − cx)/fx + 0.3t,
+    "inria" −1.3t to 1.3t; the same for y/z. Beyond it x = z·clamp(x/z); mean2d itself is never clamped."""
     antialiased: bool = False
     """Whether the opacity is multiplied by sqrt(max(min_compensation, det Σ / det Σ')), Σ = Σ' − eps2d·I."""
     min_compensation: float = 0.0
@@ -72,7 +72,8 @@ class RasterizationConfig:
             raise ValueError(f"transmittance_min must lie in [0, 1), not {self.transmittance_min}")
         if not 0.0 < self.near_plane < self.far_plane:
             raise ValueError(f"0 < near_plane < far_plane is required, not {self.near_plane} and {self.far_plane}")
-        for name in ("eps2d", "radius_clip", "eigenvalue_floor", "min_compensation", "tile_offset", "perspective_epsilon"):
+        not_negative = "eps2d radius_clip eigenvalue_floor min_compensation tile_offset perspective_epsilon"
+        for name in not_negative.split():
             if not getattr(self, name) >= 0.0:
                 raise ValueError(f"{name} must not be negative, not {getattr(self, name)}")
         if self.tile_size < 1:
@@ -98,7 +99,7 @@ PRESETS: dict[str, RasterizationConfig] = {
         perspective_epsilon=1e-7,
     ),
 }
-"""Semantics by name: "gsplat-1.4.0" (nerfstudio 1.1.5's renderer, the default), "gsplat-1.5.3", "inria" (the original)."""
+"""Semantics by name: "gsplat-1.4.0" (nerfstudio 1.1.5's, the default), "gsplat-1.5.3", "inria" (the original)."""
 
 
 def resolve_preset(preset: str | RasterizationConfig, antialiased: bool = False) -> RasterizationConfig:
