@@ -21,7 +21,7 @@ class Cameras:
 
     Attributes:
         viewmats: [V, 4, 4] world to camera.
-        Ks: [V, 3, 3] intrinsics in pixels, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; the first pixel's centre is (0.5, 0.5).
+        Ks: [V, 3, 3] pixels, [[fx, 0, cx], [0, fy, cy], [0, 0, 1]]; the centre of the first pixel is at (0.5, 0.5).
         width: pixels.
         height: pixels.
 
