@@ -2,7 +2,9 @@
 """Gaussians, cameras, views, frames, spherical harmonics and the files that hold them: the lowest Python layer."""
 
 from .cameras import Cameras
+from .frames import Similarity, normalized_frame
 from .gaussians import GROUPS, Gaussians
+from .spherical_harmonics import spherical_harmonics
 from .views import Views
 
-__all__ = ["GROUPS", "Cameras", "Gaussians", "Views"]
+__all__ = ["GROUPS", "Cameras", "Gaussians", "Similarity", "Views", "normalized_frame", "spherical_harmonics"]

@@ -15,11 +15,10 @@ from torch import Tensor
 from .checks import require_finite, require_shape, require_tensors
 from .covariances import quats_scales_to_covariances
 from .flat_layout import as_one_view, broadcast_left, leaf_shapes, slices_of
+from .spherical_harmonics import MAX_SH_DEGREE
 
 GROUPS = ("means", "quats", "scales", "opacities", "sh0", "shN")
 """Parameter groups in the order of the flat layout."""
-
-MAX_SH_DEGREE = 4
 
 
 @dataclass(frozen=True, eq=False)
