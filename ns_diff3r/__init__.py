@@ -8,12 +8,12 @@ none of it, so `import ns_diff3r` must not import torch.
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-from ._version import __version__
-
 if TYPE_CHECKING:
     from .rasterization import linearize, render
     from .solver import DifferentiableTTO, TTOConfig
     from .splats import Cameras, Gaussians, Views
+
+__version__ = "0.1.0"
 
 _MODULES = {
     "Cameras": "splats",
