@@ -68,7 +68,9 @@ def make_scene(
     elif kind == "huge":
         sigma = torch.exp(uniform(math.log(0.5), math.log(20.0), n, 3)) * max(size)
     elif kind == "tiny":
-        sigma = torch.exp(uniform(math.log(1e-4), math.log(0.1), n, 3))
+        sigma = torch.exp(uniform(math.log(1e-4), math.log(0.5), n, 3))
+        sigma[::2] = uniform(0.2, 0.5, len(sigma[::2]), 3)
+        logit = uniform(2.0, 5.0, n)
     elif kind == "needle":
         sigma = torch.exp(uniform(math.log(0.02), math.log(20.0), n, 3))
     elif kind == "transparent":
@@ -76,18 +78,22 @@ def make_scene(
     elif kind == "opaque":
         pixel = pixel.floor().clamp_min(0) + 0.5 + 0.02 * normal(n, 2)
         logit = uniform(4.0, 14.0, n)
+        # Large ones at the back stay at the cap when the antialiased mode lowers opacities.
+        depth[::3], sigma[::3] = uniform(7.0, 9.0, len(depth[::3])), uniform(20.0, 60.0, len(depth[::3]), 3)
     elif kind == "stack":
         pixel = torch.tensor([width / 2, height / 2]) + 3.0 * normal(n, 2)
         sigma = uniform(4.0, 9.0, n, 3)
         logit = uniform(0.5, 3.5, n)
     elif kind == "tile_border":
-        sigma = uniform(0.5, 3.0, n, 1).expand(n, 3)
-        radius = torch.ceil(3.0 * torch.sqrt(sigma[:, :1] ** 2 + 0.4))
+        sigma = uniform(1.0, 8.0, n, 1).expand(n, 3)
         borders = 16.0 * torch.randint(0, 4, (n, 2), generator=random)
         borders[: n // 4, 0] = float(width)
-        side = torch.randint(0, 2, (n, 2), generator=random) * 2 - 1
-        pixel = borders + side * radius + 0.05 * normal(n, 2)
-        logit = uniform(1.0, 4.0, n)
+        side = torch.randint(0, 2, (n, 2), generator=random) * 2.0 - 1.0
+        jitter = 0.05 * normal(n, 2)
+        pixel = borders
+        for _ in range(10):  # the extent of a sphere depends on where it is seen
+            pixel = borders + side * sphere_radius(sigma[:, 0], pixel, cameras.Ks[0]) + jitter
+        logit = uniform(1.0, 5.0, n)
     elif kind == "beyond_clamp":
         direction = normal(n, 2)
         direction = direction / direction.abs().amax(dim=-1, keepdim=True)
@@ -127,6 +133,18 @@ def make_cameras(num_views: int, size: tuple[int, int], random: torch.Generator)
     Ks[:, 0, 2] = width / 2 + noise[:, 8]
     Ks[:, 1, 2] = height / 2 + noise[:, 9]
     return Cameras(viewmats=viewmats, Ks=Ks, width=width, height=height)
+
+
+def sphere_radius(sigma: Tensor, pixel: Tensor, K: Tensor) -> Tensor:
+    """[N, 1] circular extent (3 sigma, eps2d 0.3) in whole pixels of spheres seen at `pixel` [N, 2]."""
+    focal = K.diagonal()[:2]
+    slope = (pixel - K[:2, 2]) / focal
+    factor = torch.cat([torch.eye(2, dtype=pixel.dtype).expand(len(pixel), 2, 2), -slope[:, :, None]], dim=-1)
+    factor = factor * (focal / focal.mean())[:, None] * sigma[:, None, None]
+    covariance = factor @ factor.transpose(-1, -2) + 0.3 * torch.eye(2, dtype=pixel.dtype)
+    b = 0.5 * covariance.diagonal(dim1=-2, dim2=-1).sum(-1)
+    largest = b + (b * b - torch.linalg.det(covariance)).clamp_min(0.01).sqrt()
+    return torch.ceil(3.0 * largest.sqrt())[:, None]
 
 
 def random_tangent(like: Gaussians, seed: int = 0) -> Gaussians:

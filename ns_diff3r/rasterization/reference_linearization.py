@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The oracle's linearisation: every product by torch's own differentiation of the frozen dense renderer."""
+
+from __future__ import annotations
+
+import functools
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..splats import Cameras, Gaussians
+from .config import RasterizationConfig
+from .protocol import GaussianBlocks, Rendering, Weights
+from .reference import Freeze, background_per_view, plan_reference, render_views, visible_gaussians
+
+DENSE_JACOBIAN_MAX = 1 << 27
+"""Most entries of the explicit Jacobian that `diagonal` and `blocks` form."""
+
+
+def linearize_reference(
+    gaussians: Gaussians,
+    cameras: Cameras,
+    config: RasterizationConfig,
+    background: Float[Tensor, " 3"] | Float[Tensor, "V 3"] | None = None,
+    freeze: Freeze = "order",
+) -> ReferenceLinearization:
+    """Linearise the dense renderer at `gaussians`; see `protocol.Linearization`.
+
+    Args:
+        freeze: what `render` of the result keeps from here: order and tile lists, or all decisions.
+
+    Raises:
+        ValueError: as `render_reference`, or an unknown `freeze`.
+    """
+    return ReferenceLinearization(gaussians, cameras, config, background, freeze)
+
+
+class ReferenceLinearization:
+    """`protocol.Linearization` by torch.func; `diagonal` and `blocks` form the explicit Jacobian of a small problem."""
+
+    def __init__(
+        self,
+        gaussians: Gaussians,
+        cameras: Cameras,
+        config: RasterizationConfig,
+        background: Float[Tensor, " 3"] | Float[Tensor, "V 3"] | None,
+        freeze: Freeze,
+    ):
+        self.gaussians = gaussians.detach()
+        self.cameras = cameras
+        self.config = config
+        self._background = background_per_view(background, gaussians, cameras).detach()
+        self._viewmats = cameras.viewmats.detach()
+        self._pairs = plan_reference(self.gaussians, cameras, config, "pairs")
+        self._frozen = self._pairs if freeze == "pairs" else plan_reference(self.gaussians, cameras, config, freeze)
+        self.visible = visible_gaussians(self._pairs, gaussians.num_gaussians)
+        self.rgb = self._rgb(self._viewmats, *self.gaussians.leaves())
+
+    def render(self, gaussians: Gaussians) -> Rendering:
+        """The renderer with the frozen decisions, differentiable."""
+        return render_views(gaussians, self._viewmats, self.cameras, self.config, self._background, self._frozen)
+
+    def jvp(self, v: Gaussians) -> Float[Tensor, "V H W 3"]:
+        """J v by forward mode."""
+        return torch.func.jvp(self._rgb_of_leaves, self.gaussians.leaves(), v.leaves())[1]
+
+    def vjp(self, u: Float[Tensor, "V H W 3"]) -> Gaussians:
+        """Jᵀ u by reverse mode."""
+        return Gaussians(*self._vjp_at(self.gaussians.leaves(), u))
+
+    def vjp_cameras(self, u: Float[Tensor, "V H W 3"]) -> Float[Tensor, "V 6"]:
+        """Gradient with respect to the twist ξ = (v, ω) in viewmat(ξ) = exp(ξ^)·viewmat, at 0."""
+
+        def rgb(twists: Tensor) -> Tensor:
+            return self._rgb(twist_exponential(twists) @ self._viewmats, *self.gaussians.leaves())
+
+        return torch.func.vjp(rgb, self._viewmats.new_zeros(self.cameras.num_views, 6))[1](u)[0]
+
+    def gauss_newton(self, v: Gaussians, weights: Weights) -> Gaussians:
+        """JᵀWJ v as three products."""
+        pushed = self.jvp(v)
+        return self.vjp(weights * pushed if isinstance(weights, Tensor) else weights(pushed))
+
+    def diagonal(self, weights: Weights) -> Gaussians:
+        """The diagonal of JᵀWJ from the explicit Jacobian."""
+        return self.gaussians.unflatten((self._jacobian**2 * _weights_column(weights)).sum(0))
+
+    def blocks(self, weights: Weights) -> GaussianBlocks:
+        """Diagonal blocks of JᵀWJ from the explicit Jacobian."""
+        n, column = self.gaussians.num_gaussians, _weights_column(weights)
+        groups = {name: self._jacobian[:, part] for name, part in self.gaussians.group_slices().items()}
+        parts = [groups[name].reshape(len(column), n, -1) for name in ("means", "quats", "scales", "opacities")]
+        geometry = torch.cat(parts, dim=-1)  # [residuals, N, 11]
+        sh = torch.cat([groups[name].reshape(len(column), n, -1, 3) for name in ("sh0", "shN")], dim=2)
+        return GaussianBlocks(
+            geometry=torch.einsum("rni,rnj->nij", geometry * column[:, :, None], geometry),
+            sh=torch.einsum("rnkc,rnlc->nckl", sh * column[:, :, None, None], sh),
+        )
+
+    def vjp_tangent(self, v: Gaussians, u: Float[Tensor, "V H W 3"], du: Float[Tensor, "V H W 3"]) -> Gaussians:
+        """Jᵀ du + d/dε J(θ + εv)ᵀ u, forward mode over reverse mode."""
+        leaves = self.gaussians.leaves()
+        second_order = torch.func.jvp(lambda *leaves: self._vjp_at(leaves, u), leaves, v.leaves())[1]
+        return self.vjp(du).combine(torch.add, Gaussians(*second_order))
+
+    def _rgb(self, viewmats: Tensor, *leaves: Tensor) -> Tensor:
+        gaussians = Gaussians(*leaves)
+        return render_views(gaussians, viewmats, self.cameras, self.config, self._background, self._pairs).rgb
+
+    def _rgb_of_leaves(self, *leaves: Tensor) -> Tensor:
+        return self._rgb(self._viewmats, *leaves)
+
+    def _vjp_at(self, leaves: tuple[Tensor, ...], u: Tensor) -> tuple[Tensor, ...]:
+        return torch.func.vjp(self._rgb_of_leaves, *leaves)[1](u)
+
+    @functools.cached_property
+    def _jacobian(self) -> Float[Tensor, "VHW3 P"]:
+        rows, columns = self.rgb.numel(), self.gaussians.num_parameters
+        if rows * columns > DENSE_JACOBIAN_MAX:
+            raise ValueError(f"the explicit {rows} x {columns} Jacobian is too large for the reference backend")
+
+        def column(tangent: Tensor) -> Tensor:
+            return self.jvp(self.gaussians.unflatten(tangent)).reshape(-1)
+
+        directions = torch.eye(columns, dtype=self.rgb.dtype, device=self.rgb.device)
+        return torch.func.vmap(column, out_dims=1, chunk_size=16)(directions)
+
+
+def twist_exponential(twists: Float[Tensor, "V 6"]) -> Float[Tensor, "V 4 4"]:
+    """exp(ξ^) in SE(3) for ξ = (v, ω): translation part first, then the rotation vector."""
+    vx, vy, vz, wx, wy, wz = twists.unbind(-1)
+    zero = torch.zeros_like(vx)
+    rows = ((zero, -wz, wy, vx), (wz, zero, -wx, vy), (-wy, wx, zero, vz), (zero, zero, zero, zero))
+    return torch.linalg.matrix_exp(torch.stack([torch.stack(row, dim=-1) for row in rows], dim=-2))
+
+
+def _weights_column(weights: Weights) -> Float[Tensor, "VHW3 1"]:
+    return (weights if isinstance(weights, Tensor) else weights.diagonal()).reshape(-1, 1)
