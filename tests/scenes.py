@@ -85,7 +85,7 @@ def make_scene(
         sigma = uniform(4.0, 9.0, n, 3)
         logit = uniform(0.5, 3.5, n)
     elif kind == "tile_border":
-        sigma = uniform(1.0, 8.0, n, 1).expand(n, 3)
+        sigma = uniform(1.0, 8.0, n, 1) * (1.0 + 1e-3 * normal(n, 3))  # spheres, but for a derivative by the rotation
         borders = 16.0 * torch.randint(0, 4, (n, 2), generator=random)
         borders[: n // 4, 0] = float(width)
         side = torch.randint(0, 2, (n, 2), generator=random) * 2.0 - 1.0

@@ -88,11 +88,15 @@ class ReferenceLinearization:
 
     def blocks(self, weights: Weights) -> GaussianBlocks:
         """Diagonal blocks of JᵀWJ from the explicit Jacobian."""
-        n, column = self.gaussians.num_gaussians, _weights_column(weights)
-        groups = {name: self._jacobian[:, part] for name, part in self.gaussians.group_slices().items()}
-        parts = [groups[name].reshape(len(column), n, -1) for name in ("means", "quats", "scales", "opacities")]
-        geometry = torch.cat(parts, dim=-1)  # [residuals, N, 11]
-        sh = torch.cat([groups[name].reshape(len(column), n, -1, 3) for name in ("sh0", "shN")], dim=2)
+        column = _weights_column(weights)
+        slices = self.gaussians.group_slices()
+        groups = {
+            name: self._jacobian[:, slices[name]].reshape(len(column), *leaf.shape)
+            for name, leaf in self.gaussians.items()
+        }
+        groups["opacities"] = groups["opacities"][:, :, None]
+        geometry = torch.cat([groups[name] for name in ("means", "quats", "scales", "opacities")], dim=-1)  # [r, N, 11]
+        sh = torch.cat([groups["sh0"], groups["shN"]], dim=2)  # [r, N, K, 3]
         return GaussianBlocks(
             geometry=torch.einsum("rni,rnj->nij", geometry * column[:, :, None], geometry),
             sh=torch.einsum("rnkc,rnlc->nckl", sh * column[:, :, None, None], sh),
