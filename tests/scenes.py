@@ -69,8 +69,10 @@ def make_scene(
         sigma = torch.exp(uniform(math.log(0.5), math.log(20.0), n, 3)) * max(size)
     elif kind == "tiny":
         sigma = torch.exp(uniform(math.log(1e-4), math.log(0.5), n, 3))
-        sigma[::2] = uniform(0.2, 0.5, len(sigma[::2]), 3)
         logit = uniform(2.0, 5.0, n)
+        sigma[::2] = uniform(0.2, 0.5, len(sigma[::2]), 3)
+        # Opaque ones on pixel centres show even at the smallest compensation of the antialiased mode.
+        pixel[1::4], logit[1::4] = pixel[1::4].floor() + 0.5, 7.0
     elif kind == "needle":
         sigma = torch.exp(uniform(math.log(0.02), math.log(20.0), n, 3))
     elif kind == "transparent":
@@ -87,8 +89,13 @@ def make_scene(
     elif kind == "tile_border":
         sigma = uniform(1.0, 8.0, n, 1) * (1.0 + 1e-3 * normal(n, 3))  # spheres, but for a derivative by the rotation
         borders = 16.0 * torch.randint(0, 4, (n, 2), generator=random)
-        borders[: n // 4, 0] = float(width)
         side = torch.randint(0, 2, (n, 2), generator=random) * 2.0 - 1.0
+        # The first half just beyond the right and the lower border: inside the last tile if the image ends within it.
+        for axis, some in enumerate((slice(0, n // 4), slice(n // 4, n // 2))):
+            sigma[some] = sigma[some].clamp_min(6.0)
+            borders[some] = pixel[some].clamp_min(0.0).minimum(torch.tensor([width, height]))
+            side[some] = 0.0
+            borders[some, axis], side[some, axis] = float(size[1 - axis]), 1.0
         jitter = 0.05 * normal(n, 2)
         pixel = borders
         for _ in range(10):  # the extent of a sphere depends on where it is seen

@@ -88,6 +88,8 @@ class Linearization(Protocol):
     def render(self, gaussians: Gaussians) -> Rendering:
         """R at another point, with the frozen order and tile lists (freeze="order"), or all decisions frozen ("pairs").
 
+        A frozen capped alpha stays at the cap; with `config.gradient_through_cap` it is o·exp(−σ) minus what the cap
+        took off at θ, the function whose derivative J is.
         Differentiable by autograd with respect to `gaussians`.
         """
         ...

@@ -144,9 +144,7 @@ def test_alpha_and_depth_are_differentiable(name, preset):
     def value(point):
         return (getattr(render_reference(point, cameras, config, plan=plan), name) * u).sum()
 
-    gradient = Gaussians(
-        *torch.autograd.grad(value(leaves), leaves.leaves(), materialize_grads=True)
-    )
+    gradient = Gaussians(*torch.autograd.grad(value(leaves), leaves.leaves(), materialize_grads=True))
     tangent = random_tangent(gaussians)
     differences = central_difference(lambda step: value(along(gaussians, step, tangent)), 2e-4)
     assert float(differences) == pytest.approx(dot(gradient, tangent), rel=1e-7)

@@ -45,7 +45,7 @@ def rotation_of(quat):
 
 
 def splat(scene, i, viewmat, K, size, config):
-    """What Gaussian i looks like on the screen, or None if it is culled: z, mean, conic, opacity, colour, tiles."""
+    """Gaussian i on the screen: i, z, mean, conic, opacity, colour, columns and rows of tiles; None if it is culled."""
     height, width = size
     mean, quat, scale, logit, sh = (leaf[i] for leaf in scene)
     R, t = viewmat[:3, :3], viewmat[:3, 3]
@@ -89,27 +89,32 @@ def splat(scene, i, viewmat, K, size, config):
         p, q = u - 0.5, v - 0.5
         columns = range(max(0, math.floor((p - rx) / 16)), math.floor((p + rx + 15) / 16))
         rows = range(max(0, math.floor((q - ry) / 16)), math.floor((q + ry + 15) / 16))
+    columns = range(columns.start, min(columns.stop, math.ceil(width / 16)))
+    rows = range(rows.start, min(rows.stop, math.ceil(height / 16)))
+    if not columns or not rows:
+        return None
     direction = mean + R.T @ t
     color = np.maximum(sh_basis(direction / np.linalg.norm(direction))[: len(sh)] @ sh + 0.5, 0)
-    return z, (u, v), conic, opacity, color, columns, rows
+    return i, z, (u, v), conic, opacity, color, columns, rows
 
 
 def render_slowly(gaussians, cameras, config, background):
     scene = [leaf.numpy() for leaf in gaussians.leaves()[:4]]
     scene.append(torch.cat([gaussians.sh0, gaussians.shN], dim=1).numpy())
     size = cameras.height, cameras.width
-    result = np.zeros((cameras.num_views, *size, 5))
+    result, lists = np.zeros((cameras.num_views, *size, 5)), []
     for view, (viewmat, K) in enumerate(zip(cameras.viewmats.numpy(), cameras.Ks.numpy(), strict=True)):
         splats = [splat(scene, i, viewmat, K, size, config) for i in range(gaussians.num_gaussians)]
-        splats = sorted((s for s in splats if s is not None), key=lambda s: s[0])  # stable
+        splats = sorted((s for s in splats if s is not None), key=lambda s: s[1])  # stable
+        lists.append([(s[0], s[6].start, s[7].start, s[6].stop, s[7].stop) for s in splats])
         for row, column in np.ndindex(size):
             result[view, row, column] = pixel(splats, row, column, config, background)
-    return result
+    return result, lists
 
 
 def pixel(splats, row, column, config, background):
     T, rgb, weight, depth = 1.0, np.zeros(3), 0.0, 0.0
-    for z, (u, v), conic, opacity, color, columns, rows in splats:
+    for _, z, (u, v), conic, opacity, color, columns, rows in splats:
         if column // 16 not in columns or row // 16 not in rows:
             continue
         d = np.array([u - column - 0.5, v - row - 0.5])
@@ -130,12 +135,14 @@ def pixel(splats, row, column, config, background):
 def test_equals_pixel_loop(kind, preset, antialiased):
     config = resolve_preset(preset, antialiased)
     gaussians, cameras = make_scene(kind, sh_degree=2, num_gaussians=14, num_views=2, size=(19, 34))
-    slow = render_slowly(gaussians, cameras, config, BACKGROUND.numpy())
+    slow, lists = render_slowly(gaussians, cameras, config, BACKGROUND.numpy())
     ours = render_reference(gaussians, cameras, config, BACKGROUND)
     assert (slow[..., 3] > 0).any(), "an empty scene shows nothing"
     np.testing.assert_allclose(ours.rgb, slow[..., :3], rtol=0, atol=1e-12)
     np.testing.assert_allclose(ours.alpha, slow[..., 3:4], rtol=0, atol=1e-12)
     np.testing.assert_allclose(ours.depth, slow[..., 4:], rtol=1e-11, atol=1e-12)
+    for plan, expected in zip(plan_reference(gaussians, cameras, config), lists, strict=True):
+        assert torch.cat([plan.drawn.order[:, None], plan.drawn.tiles], dim=-1).tolist() == [list(e) for e in expected]
 
 
 def test_the_tile_border_scene_tells_the_presets_apart():
