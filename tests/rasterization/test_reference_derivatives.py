@@ -117,8 +117,8 @@ def rigid(component, amount):
 
 
 @pytest.mark.parametrize("degree", range(5))
-def test_colour_depends_on_the_view_direction(degree):
-    """Moving a far and tiny Gaussian's camera centre and keeping its image: only the harmonics see it."""
+def test_every_sh_degree(degree):
+    """Every degree, by the coefficients and by the direction that moving the mean changes."""
     gaussians, cameras = small_scene("generic", sh_degree=degree)
     config = PRESETS["gsplat-1.4.0"]
     linearization = linearize_reference(gaussians, cameras, config, BACKGROUND, freeze="pairs")
