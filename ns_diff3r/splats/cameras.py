@@ -66,14 +66,17 @@ class Cameras:
 
     @property
     def num_views(self) -> int:
+        """V."""
         return self.viewmats.shape[0]
 
     @property
     def dtype(self) -> torch.dtype:
+        """Data type of every tensor."""
         return self.viewmats.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of every tensor."""
         return self.viewmats.device
 
     @property

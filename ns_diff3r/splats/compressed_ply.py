@@ -105,4 +105,4 @@ def _sh_rest(ply: PlyData, num: int, path: str | Path) -> Floats:
     values = np.stack([data[name] for name in names], axis=-1).astype(np.float64)
     # A byte stands for the middle of its interval, but the first and the last for the ends.
     fractions = np.where(values == 0, 0.0, np.where(values == 255, 1.0, (values + 0.5) / 256))
-    return np.ascontiguousarray((8 * fractions - 4).reshape(num, 3, -1).transpose(0, 2, 1))
+    return np.ascontiguousarray((8 * fractions - 4).reshape(num, 3, len(names) // 3).transpose(0, 2, 1))

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch._C._functorch import is_functorch_wrapped_tensor
 from torch.autograd.forward_ad import unpack_dual
 
 
@@ -58,7 +59,7 @@ def as_one_view(leaves: Sequence[Tensor]) -> Tensor | None:
 def _is_watched(leaf: Tensor) -> bool:
     if leaf.requires_grad and torch.is_grad_enabled():
         return True
-    if torch._C._functorch.is_functorch_wrapped_tensor(leaf):  # inside torch.func: no storage of its own
+    if is_functorch_wrapped_tensor(leaf):  # inside torch.func: no storage of its own
         return True
     return unpack_dual(leaf).tangent is not None
 

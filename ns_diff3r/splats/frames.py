@@ -62,7 +62,9 @@ class Similarity:
         return not torch.equal(self.rotation, torch.eye(3, dtype=self.rotation.dtype, device=self.rotation.device))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Similarity:
-        """Copy to a device and/or dtype."""
+        """Copy to a device and/or dtype; itself if there is nothing to change."""
+        if device in (None, self.scale.device) and dtype in (None, self.scale.dtype):
+            return self
         return Similarity(*(t.to(device=device, dtype=dtype) for t in (self.scale, self.rotation, self.translation)))
 
     def inverse(self) -> Similarity:
@@ -138,18 +140,26 @@ def normalized_frame(gaussians: Gaussians, cameras: Cameras) -> Similarity:
     """
     if cameras.num_views == 0:
         raise ValueError("normalized_frame: needs at least one camera")
-    means, viewmats, Ks = gaussians.means.detach().double(), cameras.viewmats.detach().double(), cameras.Ks.detach()
-    in_camera = _rotate(viewmats[:, None, :3, :3], means[None]) + viewmats[:, None, :3, 3]  # [V, N, 3]
-    depths = in_camera[..., 2]
-    size = torch.tensor([cameras.width, cameras.height], device=means.device)
-    pixels = in_camera[..., :2] / depths[..., None] * Ks[:, None, [0, 1], [0, 1]] + Ks[:, None, [0, 1], 2]
-    seen = (depths > 0) & ((pixels >= 0) & (pixels <= size)).all(-1)
-    chosen = depths[0][seen[0]] if seen[0].any() else depths[seen]
-    if chosen.numel() == 0:
+    if gaussians.device != cameras.device:
+        raise ValueError(f"normalized_frame: Gaussians are on {gaussians.device}, cameras on {cameras.device}")
+    depths = _depths_seen(gaussians, cameras, 0)
+    if depths.numel() == 0:
+        depths = torch.cat([_depths_seen(gaussians, cameras, view) for view in range(cameras.num_views)])
+    if depths.numel() == 0:
         raise ValueError(
             f"normalized_frame: none of {gaussians.num_gaussians} Gaussians lies in front of and inside the image of "
             f"any of {cameras.num_views} cameras, so the scene has no depth; are the cameras world-to-camera OpenCV?"
         )
-    scale = 1 / chosen.median()
-    identity = torch.eye(3, dtype=torch.float64, device=means.device)
+    scale = 1 / depths.median()
+    identity = torch.eye(3, dtype=torch.float64, device=depths.device)
     return Similarity(scale, identity, -scale * cameras.centers[0].detach().double()).to(dtype=gaussians.dtype)
+
+
+def _depths_seen(gaussians: Gaussians, cameras: Cameras, view: int) -> Float[Tensor, " M"]:
+    """Camera z of the Gaussians whose means lie in front of camera `view` and inside its image, float64."""
+    viewmat, K = cameras.viewmats[view].detach().double(), cameras.Ks[view].detach().double()
+    in_camera = _rotate(viewmat[:3, :3], gaussians.means.detach().double()) + viewmat[:3, 3]
+    depths = in_camera[:, 2]
+    pixels = in_camera[:, :2] / depths[:, None] * K[[0, 1], [0, 1]] + K[[0, 1], 2]
+    inside = (pixels >= 0) & (pixels <= pixels.new_tensor([cameras.width, cameras.height]))
+    return depths[(depths > 0) & inside.all(-1)]

@@ -64,18 +64,22 @@ class Gaussians:
 
     @property
     def num_gaussians(self) -> int:
+        """N."""
         return self.means.shape[0]
 
     @property
     def sh_degree(self) -> int:
+        """Degree of the spherical harmonics, 0 to 4."""
         return math.isqrt(self.shN.shape[1] + 1) - 1
 
     @property
     def dtype(self) -> torch.dtype:
+        """Data type of every tensor."""
         return self.means.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of every tensor."""
         return self.means.device
 
     @property

@@ -45,11 +45,11 @@ def read_ply(path: str | Path, dtype: torch.dtype = torch.float32) -> Gaussians:
     if is_compressed(ply):
         gaussians = decode_compressed_ply(ply, path)
     else:
-        gaussians = _decode_standard(ply, path)
+        gaussians = _decode_standard(ply, path, np.dtype(np.float64 if dtype == torch.float64 else np.float32))
     return gaussians.to(dtype=dtype).check_finite(f"{path}: Gaussians")
 
 
-def _decode_standard(ply: PlyData, path: str | Path) -> Gaussians:
+def _decode_standard(ply: PlyData, path: str | Path, dtype: np.dtype) -> Gaussians:
     if "vertex" not in ply:
         raise ValueError(f"{path}: no element 'vertex'; it has {[element.name for element in ply.elements]}")
     vertices = ply["vertex"].data
@@ -67,7 +67,7 @@ def _decode_standard(ply: PlyData, path: str | Path) -> Gaussians:
         )
 
     def columns(wanted: tuple[str, ...] | list[str]) -> torch.Tensor:
-        table = np.empty((len(vertices), len(wanted)), dtype=np.float64)
+        table = np.empty((len(vertices), len(wanted)), dtype=dtype)
         for index, name in enumerate(wanted):
             table[:, index] = vertices[name]
         return torch.from_numpy(table)
@@ -78,7 +78,7 @@ def _decode_standard(ply: PlyData, path: str | Path) -> Gaussians:
         scales=columns(SCALE),
         opacities=columns(["opacity"])[:, 0],
         sh0=columns(COLOR)[:, None],
-        shN=columns(rest_names).reshape(-1, 3, num_rest // 3).transpose(1, 2).contiguous(),
+        shN=columns(rest_names).reshape(len(vertices), 3, num_rest // 3).transpose(1, 2).contiguous(),
     )
 
 

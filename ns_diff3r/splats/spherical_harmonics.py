@@ -96,18 +96,25 @@ def spherical_harmonics_rotation(degree: int, rotation: Float[Tensor, "3 3"]) ->
     The harmonics of one degree are closed under rotation, so B(D) M = B(R⁻¹D) has an exact solution on any set D of
     enough directions; D is a fixed, well-spread set, the arithmetic float64. Returned in the dtype of `rotation`.
     """
-    directions = _spread_directions(64).to(rotation.device)
-    rotated = directions @ rotation.detach().double()  # rows dᵀR = (R⁻¹d)ᵀ; float64, so autocast leaves it alone
-    here = spherical_harmonics_basis(degree, directions)
-    there = spherical_harmonics_basis(degree, rotated)
-    matrix = torch.zeros(here.shape[-1], here.shape[-1], dtype=torch.float64, device=rotation.device)
-    for band in range(degree + 1):
+    directions, inverse_bands = _fitting_set(degree, str(rotation.device))
+    # Rows dᵀR = (R⁻¹d)ᵀ. Autocast leaves float64 products alone.
+    basis = spherical_harmonics_basis(degree, directions @ rotation.detach().double())
+    matrix = basis.new_zeros(basis.shape[-1], basis.shape[-1])
+    for band, inverse in enumerate(inverse_bands):
         block = slice(band**2, (band + 1) ** 2)
-        matrix[block, block] = torch.linalg.pinv(here[:, block]) @ there[:, block]
+        matrix[block, block] = inverse @ basis[:, block]
     return matrix.to(rotation.dtype)
 
 
 @cache
+def _fitting_set(degree: int, device: str) -> tuple[Float[Tensor, "D 3"], list[Float[Tensor, "2*band+1 D"]]]:
+    """Well-spread directions, and for every degree the pseudo-inverse of its harmonics there; float64."""
+    directions = _spread_directions(64)
+    basis = spherical_harmonics_basis(degree, directions)
+    inverses = [torch.linalg.pinv(basis[:, band**2 : (band + 1) ** 2]).to(device) for band in range(degree + 1)]
+    return directions.to(device), inverses
+
+
 def _spread_directions(count: int) -> Float[Tensor, "D 3"]:
     """Directions of a Fibonacci lattice on the sphere, float64."""
     index = torch.arange(count, dtype=torch.float64)

@@ -66,14 +66,17 @@ class Views:
 
     @property
     def num_views(self) -> int:
+        """V."""
         return self.images.shape[0]
 
     @property
     def dtype(self) -> torch.dtype:
+        """Data type of every tensor."""
         return self.images.dtype
 
     @property
     def device(self) -> torch.device:
+        """Device of every tensor."""
         return self.images.device
 
     def __repr__(self) -> str:
