@@ -1,0 +1,254 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The layer: Gaussians in, Gaussians fitted to photographs out, gradients to the initialisation and to λ."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, overload
+
+import torch
+from torch import Tensor, nn
+
+from ..rasterization import linearize
+from ..rasterization.config import resolve_preset
+from ..rasterization.protocol import Linearization
+from ..splats import GROUPS, Cameras, Gaussians, Views
+from ..splats.frames import Similarity, normalized_frame
+from .backward import BACKWARD_PASSES, BackwardMode, FinishedTTO
+from .config import TTOConfig
+from .curvature_scale import CurvatureScale, floored, scene_curvature
+from .image_loss import ImageObjective
+from .inner import Trajectory, TTOStatus, run_trajectory
+from .prior import Prior, flat_strength
+from .problem import Evaluation, SceneProblem
+from .solution import TTOBatchSolution, TTOSolution
+
+
+class DifferentiableTTO(nn.Module):
+    """Test-time optimisation as a layer (design §2, §3).
+
+    Forward runs the inner optimiser on the context photographs and keeps no graph of it; backward turns ∂L/∂θ* into
+    ∂L/∂θ⁰ and ∂L/∂λ by the configured mode, in memory that does not depend on the number of steps. It works under
+    autocast (inputs are converted, the optimisation runs in float32 or float64) and with a grad scaler.
+
+    The module's only state is the moving average D (`curvature_scale`), updated in training mode.
+    """
+
+    def __init__(self, config: TTOConfig | None = None) -> None:
+        """ValueError for a preset that does not exist."""
+        super().__init__()
+        self.config = config or TTOConfig()
+        resolve_preset(self.config.preset)
+        self.curvature_scale = CurvatureScale(self.config.curvature_decay)
+        self._warm_starts: dict[int, Tensor] = {}
+
+    @overload
+    def forward(self, init: Gaussians, prior: Any, context: Views) -> tuple[Gaussians, TTOSolution]: ...
+
+    @overload
+    def forward(
+        self, init: Sequence[Gaussians], prior: Any, context: Sequence[Views]
+    ) -> tuple[list[Gaussians], TTOBatchSolution]: ...
+
+    def forward(
+        self, init: Gaussians | Sequence[Gaussians], prior: Any, context: Views | Sequence[Views]
+    ) -> tuple[Gaussians, TTOSolution] | tuple[list[Gaussians], TTOBatchSolution]:
+        """Optimise one scene, or a list of scenes of any sizes, each on its own.
+
+        Args:
+            init: θ⁰, in world units; raw parameters.
+            prior: λ: a number, a Gaussians-shaped value (see `prior.flat_strength`), or None for no prior; for a list
+                of scenes one of these for all, or a list of them.
+            context: photographs and cameras to fit.
+
+        Returns:
+            (θ*, report); lists for lists. θ* carries gradients to the leaves of `init` and of `prior`.
+
+        Raises:
+            TypeError: one of `init` and `context` is a list and the other is not.
+            ValueError: non-finite parameters, no Gaussian visible in the context, different devices, lists of different
+                length, a λ that is not positive, or a backward mode that cannot work without a prior. All scenes are
+                checked before the first is optimised.
+        """
+        single = isinstance(init, Gaussians)
+        if single != isinstance(context, Views):
+            raise TypeError("give one Gaussians and one Views, or a list of each")
+        scenes = [init] if isinstance(init, Gaussians) else list(init)
+        contexts = [context] if isinstance(context, Views) else list(context)
+        priors = list(prior) if isinstance(prior, (list, tuple)) and not single else [prior] * len(scenes)
+        if not len(scenes) == len(contexts) == len(priors) or not scenes:
+            raise ValueError(f"{len(scenes)} scenes, {len(contexts)} contexts and {len(priors)} priors do not match")
+
+        with torch.autocast(scenes[0].device.type, enabled=False):
+            jobs = [_SceneJob(self.config, *args) for args in zip(scenes, priors, contexts, strict=True)]
+            self._set_scales(jobs)
+            results = [self._run(index, job) for index, job in enumerate(jobs)]
+        if single:
+            return results[0]
+        return [theta for theta, _ in results], TTOBatchSolution(tuple(report for _, report in results))
+
+    def _set_scales(self, jobs: list[_SceneJob]) -> None:
+        """D of every scene: the moving average, after this batch has entered it; a scene's own without a history."""
+        jobs = [job for job in jobs if job.multiplier is not None]
+        if not jobs:
+            return
+        if self.training or not self.curvature_scale.has_history:
+            curvatures = torch.stack([job.curvature() for job in jobs])
+            if self.training:
+                self.curvature_scale.update(curvatures)
+            else:
+                for job, curvature in zip(jobs, curvatures, strict=True):
+                    job.scale = floored(curvature.tolist())
+                return
+        for job in jobs:
+            job.scale = self.curvature_scale.scale()
+
+    def _run(self, index: int, job: _SceneJob) -> tuple[Gaussians, TTOSolution]:
+        warm = self._warm_starts.get(index) if self.config.pcg.warm_start else None
+
+        def remember(solution: Tensor | None) -> None:
+            if self.config.pcg.warm_start and solution is not None:
+                self._warm_starts[index] = solution
+
+        return job.run(warm, remember)
+
+
+class _SceneJob:
+    """One scene of a call: checked and brought into the normalised frame, ready to run."""
+
+    def __init__(self, config: TTOConfig, init: Gaussians, prior: Any, context: Views) -> None:
+        self.config = config
+        self.mode = BackwardMode(config.backward_mode)
+        _check_scene(init, context)
+        cameras = context.cameras.to(dtype=init.dtype)
+        self.frame = normalized_frame(init, cameras) if config.normalize_frame else Similarity.identity(init.dtype)
+        self.start = self.frame.apply_gaussians(init)
+        self.multiplier = None if prior is None else flat_strength(init, prior)
+        if prior is None and torch.is_grad_enabled() and init.requires_grad:
+            BACKWARD_PASSES[self.mode].check(None)
+        linearizer = make_linearizer(config, self.frame.apply_cameras(cameras), init)
+        self.problem = SceneProblem(ImageObjective(config.loss, context.images.to(init.dtype)), linearizer)
+        self.scale: list[float] | None = None
+        with torch.no_grad():
+            at_start = self.problem.evaluate(self.start.detach())
+        self.at_start: Evaluation | None = at_start
+        if not bool(at_start.linearization.visible.any()):
+            raise ValueError(
+                f"none of {init.num_gaussians} Gaussians is visible in the {context.num_views} context views: nothing "
+                "can be optimised. Are the cameras world-to-camera OpenCV, and in the units of the Gaussians?"
+            )
+
+    def curvature(self) -> Tensor:
+        """Mean diag(JᵀWJ)/n per group at θ⁰."""
+        with torch.no_grad():
+            at = self.at_start or self.problem.evaluate(self.start.detach())
+            return scene_curvature(at.linearization, at.loss.curvature, self.problem.num_residuals)
+
+    def run(self, warm: Tensor | None, remember: Callable[[Tensor | None], None]) -> tuple[Gaussians, TTOSolution]:
+        """Optimise; the result carries the configured backward mode."""
+        at_start, self.at_start = self.at_start, None
+        start = self.start.flatten()
+        prior = None
+        if self.multiplier is not None and self.scale is not None:
+            slices = self.start.group_slices()
+            prior = Prior(start.detach().clone(), self.multiplier.detach().contiguous(), self.scale, slices)
+        trajectory = run_trajectory(
+            self.problem,
+            self.start.detach(),
+            self.config.make_optimizer(),
+            self.config.num_steps,
+            prior,
+            frozen=frozenset(self.config.frozen_groups),
+            stationarity_tolerance=self.config.stationarity_tolerance,
+            first=at_start,
+        )
+        names: tuple[str, ...] = GROUPS
+        scale = None if self.scale is None else dict(zip(names, self.scale, strict=True))
+        solution = TTOSolution.of(trajectory, self.frame, scale, self._warnings(trajectory))
+        finished = FinishedTTO(
+            problem=self.problem,
+            template=self.start.detach(),
+            prior=prior,
+            trajectory=trajectory,
+            frozen=frozenset(self.config.frozen_groups),
+            pcg=self.config.pcg,
+            warm_start=warm if warm is not None and warm.shape == start.shape and warm.dtype == start.dtype else None,
+        )
+
+        def backward(gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+            result = BACKWARD_PASSES[self.mode](finished, gradient)
+            solution.backward = result.info
+            remember(result.solution)
+            return result.start, result.multiplier
+
+        theta = _PassThroughTTO.apply(start, self.multiplier, trajectory.theta, backward)
+        assert isinstance(theta, Tensor)
+        return self.frame.inverse().apply_gaussians(self.start.unflatten(theta)), solution
+
+    def _warnings(self, trajectory: Trajectory) -> list[str]:
+        if trajectory.status is TTOStatus.DIVERGED:
+            return [
+                f"the inner loss became non-finite after {trajectory.num_steps} steps; the result is the last iterate "
+                "before. Lower the learning rates, raise λ, or look for degenerate Gaussians in the initialisation"
+            ]
+        ratio = trajectory.stationarity
+        stationary = ratio <= self.config.stationarity_warning
+        if self.mode is BackwardMode.IMPLICIT and self.multiplier is not None and not stationary:
+            return [
+                f"after {trajectory.num_steps} steps the gradient of the inner loss is still {ratio:.2g} of its start, "
+                "and the implicit gradient is right only at a stationary point; more steps or a larger λ help"
+            ]
+        return []
+
+
+def make_linearizer(config: TTOConfig, cameras: Cameras, template: Gaussians) -> Callable[[Gaussians], Linearization]:
+    """The configured renderer of these cameras, as a function of the Gaussians alone."""
+    background = None if config.background is None else template.means.new_tensor(config.background)
+
+    def at(gaussians: Gaussians) -> Linearization:
+        return linearize(
+            gaussians,
+            cameras,
+            preset=config.preset,
+            background=background,
+            antialiased=config.antialiased,
+            backend=config.backend,
+            check_finite=False,  # of θ⁰ it has been checked, and the loop tests its loss and gradient
+        )
+
+    return at
+
+
+def _check_scene(init: Gaussians, context: Views) -> None:
+    """Raise ValueError for what cannot be optimised, TypeError for what is no scene."""
+    if not isinstance(init, Gaussians) or not isinstance(context, Views):
+        raise TypeError(f"a scene is Gaussians and Views, got {type(init).__name__} and {type(context).__name__}")
+    if init.num_gaussians == 0 or context.num_views == 0:
+        raise ValueError(f"nothing to optimise: {init.num_gaussians} Gaussians, {context.num_views} context views")
+    if init.device != context.device:
+        raise ValueError(f"the Gaussians are on {init.device}, the context views on {context.device}")
+    init.check_finite("init")
+
+
+class _PassThroughTTO(torch.autograd.Function):
+    """θ⁰, λ → θ*, whose backward is a closure over the finished run."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        start: Tensor,
+        multiplier: Tensor | None,
+        theta: Tensor,
+        backward: Callable[[Tensor], tuple[Tensor, Tensor | None]],
+    ) -> Tensor:
+        ctx.run_backward = backward
+        # A tensor of its own: the caller may change the result in place, the closure's θ* must stay.
+        return theta.clone()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (gradient,) = gradients
+        with torch.autocast(gradient.device.type, enabled=False):
+            start, multiplier = ctx.run_backward(gradient.contiguous())
+        return start, multiplier if ctx.needs_input_grad[1] else None, None, None

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The inner loop: linearise, measure, step; and what it reports."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ...splats import GROUPS, Gaussians
+from ..prior import Prior
+from ..problem import Evaluation, InnerProblem, ReplayedProblem
+from ..vector_ops import RangeStatistics
+from .protocol import InnerOptimizer, InnerPoint, InnerState
+
+
+class TTOStatus(str, Enum):
+    """How test-time optimisation ended."""
+
+    COMPLETED = "completed"
+    """All steps were taken."""
+    STATIONARY = "stationary"
+    """The stationarity ratio fell to its tolerance before all steps were taken."""
+    DIVERGED = "diverged"
+    """The loss or its gradient became non-finite; the result is the last iterate before."""
+
+
+@dataclass(eq=False)
+class Trajectory:
+    """One run of an inner optimiser from θ_0 to θ_K."""
+
+    theta: Float[Tensor, " P"]
+    """The result θ_K, detached."""
+    status: TTOStatus
+    loss_curve: list[float]
+    """L_in at θ_0 … θ_K."""
+    image_loss_curve: list[float]
+    """Its photometric part."""
+    first_gradient: dict[str, float]
+    """|∇L_in(θ_0)| per group, frozen ones left out."""
+    last_gradient: dict[str, float]
+    """|∇L_in(θ_K)| per group."""
+    state: InnerState = field(repr=False)
+    """State of the optimiser after the last step."""
+    record: list[Evaluation] | None = field(default=None, repr=False)
+    """Linearisations at θ_0 … θ_K, if asked for."""
+
+    @property
+    def num_steps(self) -> int:
+        """Steps taken, K."""
+        return max(0, len(self.loss_curve) - 1)
+
+    @property
+    def stationarity(self) -> float:
+        """|∇L_in(θ_K)| / |∇L_in(θ_0)|; 0 if both vanish."""
+        first, last = (math.hypot(*norms.values()) for norms in (self.first_gradient, self.last_gradient))
+        return _ratio(last, first)
+
+    @property
+    def group_stationarity(self) -> dict[str, float]:
+        """The same per attribute group."""
+        return {name: _ratio(self.last_gradient[name], first) for name, first in self.first_gradient.items()}
+
+    def replay(self) -> ReplayedProblem:
+        """The recorded run as a smooth function of start and prior; ValueError if it was not recorded."""
+        if self.record is None:
+            raise ValueError("this trajectory was not recorded: run it with record=True")
+        return ReplayedProblem(self.record)
+
+
+def _ratio(last: float, first: float) -> float:
+    if first == 0.0:
+        return 0.0 if last == 0.0 else math.inf
+    return last / first
+
+
+@torch.no_grad()
+def run_trajectory(
+    problem: InnerProblem,
+    start: Gaussians,
+    optimizer: InnerOptimizer,
+    num_steps: int,
+    prior: Prior | None = None,
+    *,
+    frozen: frozenset[str] = frozenset(),
+    stationarity_tolerance: float = 0.0,
+    record: bool = False,
+    state: InnerState | None = None,
+    first: Evaluation | None = None,
+) -> Trajectory:
+    """Take `num_steps` steps from `start`, or fewer when the gradient has fallen by `stationarity_tolerance`.
+
+    Memory does not depend on the number of steps unless the run is recorded. The loss and its gradient are evaluated
+    once more at the result, so that its loss and stationarity are known.
+
+    Args:
+        problem: the photometric loss.
+        start: θ_0; not modified.
+        optimizer: the rule.
+        num_steps: K >= 0.
+        prior: ½ Σ Λ (θ − θ⁰)², or None.
+        frozen: groups that stay at `start`.
+        stationarity_tolerance: ratio of gradient norms at which to stop; 0 takes all steps.
+        record: keep the linearisation of every iterate, for `Trajectory.replay`.
+        state: of the optimiser, to continue an earlier run (the same object is updated); None starts afresh.
+        first: `problem` evaluated at `start`, if the caller has it.
+    """
+    theta = next_theta = start.detach().flatten()
+    state = optimizer.init(start) if state is None else state
+    losses: list[float] = []
+    image_losses: list[float] = []
+    norms: list[dict[str, float]] = []
+    evaluations: list[Evaluation] | None = [] if record else None
+    previous: Tensor | None = None
+    spare: Tensor | None = None
+    status = TTOStatus.COMPLETED
+
+    for step in range(num_steps + 1):
+        evaluation = first if first is not None else problem.evaluate(start.unflatten(theta), step)
+        first = None
+        point = InnerPoint(theta, evaluation.linearization, evaluation.loss, prior, frozen, step)
+        if step == num_steps or (stationarity_tolerance > 0.0 and step > 0):
+            _, statistics = point.total_gradient()
+            last = step == num_steps or _reached(statistics, norms[0], frozen, stationarity_tolerance)
+        else:
+            statistics, last = [], False
+        if not last:
+            out = spare if spare is not None else torch.empty_like(theta)
+            next_theta, statistics = optimizer.step(state, point, out)
+        loss = evaluation.loss.value + sum(part.prior for part in statistics)
+        if not math.isfinite(loss + sum(part.squared_gradient for part in statistics)):
+            status = TTOStatus.DIVERGED
+            theta = theta if previous is None else previous
+            break
+        losses.append(loss)
+        image_losses.append(evaluation.loss.value)
+        norms.append(_gradient_norms(statistics, frozen))
+        if evaluations is not None:
+            evaluations.append(evaluation)
+        if last:
+            status = TTOStatus.COMPLETED if step == num_steps else TTOStatus.STATIONARY
+            break
+        # θ_{k−1} is no longer needed, unless it is the start or part of the record: its buffer takes θ_{k+2}.
+        spare = None if record or step < 2 else previous
+        previous, theta = theta, next_theta
+        del evaluation, point  # their memory serves the next step
+    empty = {name: math.nan for name in GROUPS if name not in frozen}
+    return Trajectory(
+        theta=theta.clone() if len(losses) < 2 else theta,  # never the caller's own tensor
+        status=status,
+        loss_curve=losses,
+        image_loss_curve=image_losses,
+        first_gradient=norms[0] if norms else empty,
+        last_gradient=norms[-1] if norms else empty,
+        state=state,
+        record=evaluations,
+    )
+
+
+def _reached(
+    statistics: list[RangeStatistics], first: dict[str, float], frozen: frozenset[str], tolerance: float
+) -> bool:
+    norms = _gradient_norms(statistics, frozen)
+    return math.hypot(*norms.values()) <= tolerance * math.hypot(*first.values())
+
+
+def _gradient_norms(statistics: list[RangeStatistics], frozen: frozenset[str]) -> dict[str, float]:
+    pairs = zip(GROUPS, statistics, strict=True)
+    return {name: math.sqrt(part.squared_gradient) for name, part in pairs if name not in frozen}

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Operations on flat parameter vectors, fused where memory traffic counts.
+
+On CPU they are the compiled loops of csrc/cpu/vector_ops: sums run over chunks of fixed size in float64, so no result
+depends on the number of threads. On other devices the same operations are plain torch.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .native import address, is_native, native
+
+
+class ParameterRange(NamedTuple):
+    """A stretch of the flat layout, usually one attribute group."""
+
+    begin: int
+    end: int
+    learning_rate: float
+    frozen: bool
+
+
+class RangeStatistics(NamedTuple):
+    """Of one range, before the step, in float64: ½ Σ Λ(θ−θ⁰)² and Σ g² of the total gradient (both 0 if frozen)."""
+
+    prior: float
+    squared_gradient: float
+
+
+def dot(a: Float[Tensor, " P"], b: Float[Tensor, " P"]) -> float:
+    """⟨a, b⟩ with float64 products and sums."""
+    if is_native(a):
+        return native("dot", a.dtype)(torch.get_num_threads(), a.numel(), address(a, a), address(b, a))
+    return float(torch.dot(a.double(), b.double()))
+
+
+def axpy(factor: float, x: Float[Tensor, " P"], y: Float[Tensor, " P"]) -> None:
+    """In place, y += factor·x."""
+    if is_native(y):
+        native("axpy", y.dtype)(torch.get_num_threads(), y.numel(), factor, address(x, y), address(y, y))
+    else:
+        y.add_(x, alpha=factor)
+
+
+def xpby(x: Float[Tensor, " P"], factor: float, y: Float[Tensor, " P"]) -> None:
+    """In place, y = x + factor·y."""
+    if is_native(y):
+        native("xpby", y.dtype)(torch.get_num_threads(), y.numel(), address(x, y), factor, address(y, y))
+    else:
+        y.mul_(factor).add_(x)
+
+
+def scale_add_diagonal(
+    scale: float, diagonal: Float[Tensor, " P"] | None, x: Float[Tensor, " P"], y: Float[Tensor, " P"]
+) -> None:
+    """In place, y = scale·y + diagonal ⊙ x (without the second term for None)."""
+    if is_native(y):
+        call = native("scale_add_diagonal", y.dtype)
+        call(torch.get_num_threads(), y.numel(), scale, address(diagonal, y), address(x, y), address(y, y))
+    else:
+        y.mul_(scale)
+        if diagonal is not None:
+            y.addcmul_(diagonal, x)
+
+
+def cg_update(
+    factor: float, p: Float[Tensor, " P"], q: Float[Tensor, " P"], x: Float[Tensor, " P"], r: Float[Tensor, " P"]
+) -> None:
+    """In place, x += factor·p and r −= factor·q."""
+    if is_native(x):
+        call = native("cg_update", x.dtype)
+        call(torch.get_num_threads(), x.numel(), factor, *(address(vector, x) for vector in (p, q, x, r)))
+    else:
+        x.add_(p, alpha=factor)
+        r.sub_(q, alpha=factor)
+
+
+def diagonal_solve(diagonal: Float[Tensor, " P"], r: Float[Tensor, " P"], z: Float[Tensor, " P"]) -> float:
+    """Write z = diagonal ⊙ r; return ⟨r, z⟩ in float64."""
+    if is_native(r):
+        call = native("diagonal_solve", r.dtype)
+        return call(torch.get_num_threads(), r.numel(), address(diagonal, r), address(r, r), address(z, r))
+    torch.mul(diagonal, r, out=z)
+    return dot(r, z)
+
+
+def prior_gradient(
+    ranges: list[ParameterRange],
+    theta: Float[Tensor, " P"],
+    anchor: Float[Tensor, " P"] | None,
+    strength: Float[Tensor, " P"] | None,
+    gradient: Float[Tensor, " P"],
+) -> list[RangeStatistics]:
+    """In place, gradient += Λ ⊙ (θ − θ⁰) outside frozen ranges (Λ = strength, θ⁰ = anchor; both None: no prior)."""
+    if is_native(theta):
+        call = native("prior_gradient", theta.dtype)
+        vectors = (address(vector, theta) for vector in (theta, anchor, strength, gradient))
+        return [RangeStatistics(*row) for row in call(torch.get_num_threads(), ranges, *vectors)]
+    return [_add_prior(r, theta, anchor, strength, gradient) for r in ranges]
+
+
+def adam_step(
+    ranges: list[ParameterRange],
+    theta: Float[Tensor, " P"],
+    anchor: Float[Tensor, " P"] | None,
+    strength: Float[Tensor, " P"] | None,
+    gradient: Float[Tensor, " P"],
+    betas: tuple[float, float],
+    epsilon: float,
+    step: int,
+    moments: tuple[Float[Tensor, " P"], Float[Tensor, " P"]],
+    theta_next: Float[Tensor, " P"],
+) -> list[RangeStatistics]:
+    """One Adam step with bias correction on g = gradient + Λ ⊙ (θ − θ⁰).
+
+    m ← β₁m + (1−β₁)g, s ← β₂s + (1−β₂)g², θ_next = θ − rate · m/(1−β₁ᵏ) / (sqrt(s/(1−β₂ᵏ)) + ε) with k = `step`.
+    `gradient` becomes g; `moments` = (m, s) are updated in place; frozen ranges keep θ, m and s. `theta_next` may be
+    `theta`.
+    """
+    first, second = moments
+    if is_native(theta):
+        call = native("adam_step", theta.dtype)
+        inputs = (address(vector, theta) for vector in (theta, anchor, strength, gradient))
+        outputs = (address(vector, theta) for vector in (first, second, theta_next))
+        rows = call(torch.get_num_threads(), ranges, *inputs, *betas, epsilon, step, *outputs)
+        return [RangeStatistics(*row) for row in rows]
+    statistics = []
+    for r in ranges:
+        statistics.append(_add_prior(r, theta, anchor, strength, gradient))
+        part = slice(r.begin, r.end)
+        if r.frozen:
+            theta_next[part] = theta[part]
+            continue
+        g = gradient[part]
+        first[part].mul_(betas[0]).add_(g, alpha=1.0 - betas[0])
+        second[part].mul_(betas[1]).addcmul_(g, g, value=1.0 - betas[1])
+        scale = (second[part] / (1.0 - betas[1] ** step)).sqrt_().add_(epsilon)
+        theta_next[part] = theta[part] - (r.learning_rate / (1.0 - betas[0] ** step)) * first[part] / scale
+    return statistics
+
+
+def sgd_step(
+    ranges: list[ParameterRange],
+    theta: Float[Tensor, " P"],
+    anchor: Float[Tensor, " P"] | None,
+    strength: Float[Tensor, " P"] | None,
+    gradient: Float[Tensor, " P"],
+    theta_next: Float[Tensor, " P"],
+) -> list[RangeStatistics]:
+    """θ_next = θ − rate · g with g as in `adam_step`; `gradient` becomes g. `theta_next` may be `theta`."""
+    if is_native(theta):
+        call = native("sgd_step", theta.dtype)
+        vectors = (address(vector, theta) for vector in (theta, anchor, strength, gradient, theta_next))
+        return [RangeStatistics(*row) for row in call(torch.get_num_threads(), ranges, *vectors)]
+    statistics = []
+    for r in ranges:
+        statistics.append(_add_prior(r, theta, anchor, strength, gradient))
+        part = slice(r.begin, r.end)
+        theta_next[part] = theta[part] if r.frozen else theta[part] - r.learning_rate * gradient[part]
+    return statistics
+
+
+def _add_prior(
+    r: ParameterRange, theta: Tensor, anchor: Tensor | None, strength: Tensor | None, gradient: Tensor
+) -> RangeStatistics:
+    """`prior_gradient` of one range in torch."""
+    if r.frozen:
+        return RangeStatistics(0.0, 0.0)
+    part = slice(r.begin, r.end)
+    prior = 0.0
+    if anchor is not None and strength is not None:
+        offset = theta[part] - anchor[part]
+        prior = 0.5 * float((strength[part].double() * offset.double().square()).sum())
+        gradient[part] += strength[part] * offset
+    return RangeStatistics(prior, float(gradient[part].double().square().sum()))
