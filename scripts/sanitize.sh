@@ -16,11 +16,8 @@ python=$(realpath -s "$venv/bin/python")
 build=build/sanitize tree=build/sanitize-tree
 "$python" -m pip install --quiet pybind11 cmake ninja
 say "Building with -fsanitize=address,undefined"
-flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g1"
 PATH="$(dirname "$python"):$PATH" cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-    -DCMAKE_CXX_FLAGS="$flags" -DCMAKE_MODULE_LINKER_FLAGS="-fsanitize=address,undefined" \
-    -DPython_EXECUTABLE="$python" -DPython3_EXECUTABLE="$python" -DPYTHON_EXECUTABLE="$python" \
-    -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" -DSKBUILD_PROJECT_NAME=ns_diff3r -DSKBUILD_PROJECT_VERSION=0.0.0
+    -DNS_DIFF3R_SANITIZE=ON -DPython_EXECUTABLE="$python"
 PATH="$(dirname "$python"):$PATH" cmake --build "$build"
 
 # A package tree of its own: the Python sources and this build's module, and no other build's.

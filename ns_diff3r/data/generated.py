@@ -23,10 +23,11 @@ def pixel_aligned_scene(
     num_gaussians: int | None = None,
     contributions_per_pixel: float = 40.0,
     sh_degree: int = 0,
+    num_views: int = 1,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> tuple[Gaussians, Cameras]:
-    """Gaussians of two pixel-aligned context views and one square view between them that sees them.
+    """Gaussians of two pixel-aligned context views and square views between them that see them.
 
     Each context view has one Gaussian on every ray of its grid, at a smooth depth with noise, with opacities of 0.1 to
     0.5. Their common width is set so that the ellipses on which alpha exceeds 1/255 cover each pixel of the view
@@ -38,6 +39,7 @@ def pixel_aligned_scene(
         num_gaussians: in total; default two per pixel.
         contributions_per_pixel: mean number of covering ellipses per pixel; at least what eps2d alone makes.
         sh_degree: 0 to 4; coefficients above degree 0 are small random numbers.
+        num_views: spread from one context view to the other; a single one stands in the middle.
         seed: of everything random.
         dtype: of the results.
 
@@ -64,8 +66,11 @@ def pixel_aligned_scene(
         *gaussians.leaves()[:-1], 0.05 * torch.randn(gaussians.shN.shape, generator=generator).double()
     )
     half = image_size / 2
-    intrinsics = torch.tensor([[[focal, 0, half], [0, focal, half], [0, 0, 1]]], dtype=torch.float64)
-    cameras = Cameras(torch.eye(4, dtype=torch.float64)[None], intrinsics, image_size, image_size)
+    intrinsics = torch.tensor([[focal, 0, half], [0, focal, half], [0, 0, 1]], dtype=torch.float64)
+    viewmats = torch.eye(4, dtype=torch.float64).repeat(num_views, 1, 1)
+    if num_views > 1:
+        viewmats[:, 0, 3] = torch.linspace(BASELINE, -BASELINE, num_views, dtype=torch.float64)
+    cameras = Cameras(viewmats, intrinsics.repeat(num_views, 1, 1), image_size, image_size)
     return gaussians.to(dtype=dtype), cameras.to(dtype=dtype)
 
 

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ns-diff3r benchmark`: times of the renderer's products, of the solver and of a TTO step, and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from .benchmark_products import Problem
+
+RATIOS = ("vjp", "jvp", "vjp_tangent", "hessian", "gauss_newton", "diagonal", "blocks")
+AUTOGRAD_SIZES = (64, 48, 32, 24, 16)
+BYTES_PER_PAIR = 1500
+"""Rough need of torch autograd through the dense renderer, per (pixel, Gaussian); decides what fits into memory."""
+
+Part = Literal["products", "autograd", "step", "solve", "memory"]
+
+
+@dataclass
+class Benchmark:
+    """Time forward, vjp, jvp, vjp_tangent, Gauss-Newton product, diagonal, PCG solve and TTO step on a generated scene.
+
+    The scene is as a network makes it, two Gaussians per pixel, about 40 contributing pairs per pixel. Every time runs
+    from raw parameters; binning and sorting (`plan`) happen once per linearisation and stand beside.
+    """
+
+    sizes: tuple[int, ...] = (64, 128, 256, 512)
+    """Image sizes (squares)."""
+    threads: tuple[int, ...] = ()
+    """Numbers of threads; default: torch's own."""
+    contributions: float = 40.0
+    """(pixel, Gaussian) pairs per pixel."""
+    sh_degree: int = 0
+    """Degree of the spherical harmonics, 0 to 4."""
+    preset: str = "gsplat-1.4.0"
+    """Semantics of the renderer."""
+    backend: Literal["auto", "native", "reference"] = "auto"
+    """Which renderer is timed."""
+    repeats: int = 7
+    """Times are medians over at least this many calls."""
+    parts: tuple[Part, ...] = ("products", "autograd", "step", "solve", "memory")
+    """What to measure."""
+    autograd_size: int = 0
+    """Image size of the comparison with torch autograd; 0: the largest that fits into memory."""
+    json: Path | None = None
+    """Write all numbers here."""
+
+    def run(self) -> int:
+        """Measure, print the tables, write the file."""
+        import torch
+
+        from .tables import environment, print_table, write_json
+
+        where = environment()
+        print(f"{where['processor']}, {where['cores']} cores, torch {where['torch']}", flush=True)
+        results: dict[str, list[dict[str, Any]]] = {}
+        measures = {
+            "products": self._products,
+            "autograd": self._autograd,
+            "step": self._step,
+            "solve": self._solve,
+            "memory": self._memory,
+        }
+        before = torch.get_num_threads()
+        for part in self.parts:
+            results[part] = []
+            for threads in (self.threads or (before,)) if part not in ("memory", "autograd") else (before,):
+                torch.set_num_threads(threads)
+                try:
+                    results[part] += [{"threads": threads, **row} for row in measures[part]()]
+                finally:
+                    torch.set_num_threads(before)
+            title, caption = TITLES[part]
+            print_table(title, results[part], caption)
+        if self.json is not None:
+            write_json(self.json, {"results": results})
+        return 0
+
+    def _problem(self, size: int) -> Problem:
+        from .benchmark_products import make_problem
+
+        return make_problem(
+            size,
+            contributions_per_pixel=self.contributions,
+            sh_degree=self.sh_degree,
+            preset=self.preset,
+            backend=self.backend,
+        )
+
+    def _products(self) -> list[dict[str, Any]]:
+        from .benchmark_products import count_pairs, product_times
+
+        rows = []
+        for size in self.sizes:
+            problem = self._problem(size)
+            times = product_times(problem, preset=self.preset, backend=self.backend, repeats=self.repeats)
+            pairs = count_pairs(problem.linearization)
+            row = {
+                "size": size,
+                "Gaussians": problem.gaussians.num_gaussians,
+                "pairs/pixel": pairs / size**2,
+                "plan ms": 1e3 * times["plan"],
+                "forward ms": 1e3 * times["forward"],
+                "ns/pair": 1e9 * times["forward"] / pairs,
+            }
+            rows.append({**row, **{f"{name} /fwd": times[name] / times["forward"] for name in RATIOS}})
+        return rows
+
+    def _autograd(self) -> list[dict[str, Any]]:
+        """The Gauss-Newton product of one problem, native and through torch autograd of the dense reference."""
+        from ..rasterization import linearize
+        from .benchmark_products import make_problem
+        from .measure import available_bytes, seconds
+
+        fits = [size for size in AUTOGRAD_SIZES if BYTES_PER_PAIR * 2 * size**4 < 0.6 * available_bytes()]
+        size = self.autograd_size or (fits or [AUTOGRAD_SIZES[-1]])[0]
+        problem = make_problem(size, contributions_per_pixel=self.contributions, preset=self.preset)
+        weights = problem.loss.curvature
+        slow = linearize(problem.gaussians, problem.cameras, preset=self.preset, backend="reference")
+        native = seconds(lambda: problem.linearization.gauss_newton(problem.tangent, weights), self.repeats)
+        autograd = seconds(lambda: slow.gauss_newton(problem.tangent, weights), 1, at_least=0.0)
+        error = slow.gauss_newton(problem.tangent, weights).flatten()
+        error = error - problem.linearization.gauss_newton(problem.tangent, weights).flatten()
+        scale = problem.linearization.gauss_newton(problem.tangent, weights).flatten().norm()
+        return [
+            {
+                "size": size,
+                "Gaussians": problem.gaussians.num_gaussians,
+                "native ms": 1e3 * native,
+                "autograd ms": 1e3 * autograd,
+                "ratio": autograd / native,
+                "relative difference": float(error.norm() / scale),
+            }
+        ]
+
+    def _step(self) -> list[dict[str, Any]]:
+        from .benchmark_solver import step_time
+
+        return [step_time()]
+
+    def _solve(self) -> list[dict[str, Any]]:
+        from .benchmark_solver import solve_time
+
+        return [solve_time(size, sh_degree=self.sh_degree) for size in self.sizes]
+
+    def _memory(self) -> list[dict[str, Any]]:
+        from .benchmark_memory import memory_in_subprocess
+
+        jobs = [("implicit", 10, 128, 32768), ("implicit", 200, 128, 32768)]
+        jobs += [
+            ("implicit", 10, 24, 300),
+            ("implicit", 200, 24, 300),
+            ("unroll", 10, 24, 300),
+            ("unroll", 20, 24, 300),
+        ]
+        rows = []
+        for kind, steps, size, count in jobs:
+            row = memory_in_subprocess(kind, steps, size, count)  # pyright: ignore[reportArgumentType]
+            names = ("forward", "held for backward", "backward")
+            rows.append({**row, **{name: f"{row[name] / 2**20:.1f} MiB" for name in names}})
+        return rows
+
+
+TITLES: dict[str, tuple[str, str]] = {
+    "products": (
+        "Products, one view",
+        "/fwd: times the forward; hessian: jvp, curvature of the loss and vjp_tangent together",
+    ),
+    "autograd": ("Gauss-Newton product against torch autograd of the dense reference", "the same problem, one run"),
+    "step": ("One TTO step (Adam, 0.8 L1 + 0.2 (1 - SSIM))", "Python: outside the compiled extension"),
+    "solve": ("PCG solve to 1e-3, zero start", "of A u = Jᵀe, preconditioner included"),
+    "memory": (
+        "Peak memory of a training step through TTO",
+        "above what was resident before; unroll: autograd through gradient descent on the reference",
+    ),
+}

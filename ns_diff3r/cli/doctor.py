@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`ns-diff3r doctor`: what is installed, and which renderer backends work here."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import dataclass
+
+PACKAGES = ("torch", "numpy", "jaxtyping", "plyfile", "pillow", "rich", "tyro", "safetensors")
+OPTIONAL = ("nerfstudio", "gsplat", "lpips", "torchmetrics", "spz")
+
+
+@dataclass
+class Doctor:
+    """Show versions and which backends work; fails if rendering does not."""
+
+    def run(self) -> int:
+        """Print the table; status 1 if the renderer gives no result."""
+        from rich.console import Console
+        from rich.table import Table
+
+        table = Table("what", "state", title="ns-diff3r doctor")
+        table.add_row("ns-diff3r", _version("ns-diff3r"))
+        table.add_row("Python", f"{platform.python_version()} on {platform.system()} {platform.machine()}")
+        for package in PACKAGES:
+            table.add_row(package, _version(package))
+        for package in OPTIONAL:
+            table.add_row(f"{package} (optional)", _version(package))
+        table.add_row("device", _device())
+        problem, state = _rendering()
+        table.add_row("rendering", state)
+        Console().print(table)
+        return 1 if problem else 0
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
+
+
+def _device() -> str:
+    import torch
+
+    threads = f"CPU, {torch.get_num_threads()} threads"
+    if torch.version.cuda is None:
+        return f"{threads}; this torch has no CUDA"
+    return f"{threads}; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else f"{threads}; no CUDA device"
+
+
+def _rendering() -> tuple[bool, str]:
+    """Render a few Gaussians with the default backend: (whether that failed, how it went)."""
+    try:
+        from ..data.generated import pixel_aligned_scene
+        from ..rasterization import render
+
+        gaussians, cameras = pixel_aligned_scene(image_size=16)
+        rgb = render(gaussians, cameras).rgb
+        return not bool(rgb.isfinite().all()), f"works, mean colour {float(rgb.mean()):.3f}"
+    except (ImportError, OSError, RuntimeError) as error:
+        return True, f"FAILS: {error}"
