@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from jaxtyping import Bool, Float
@@ -12,6 +12,9 @@ from torch import Tensor
 
 from ..splats import Cameras, Gaussians
 from .config import RasterizationConfig
+
+Freeze = Literal["order", "pairs"]
+"""What a linearisation's `.render` and `.at` keep at other points: depth order and lists, or all its decisions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +94,16 @@ class Linearization(Protocol):
         A frozen capped alpha stays at the cap; with `config.gradient_through_cap` it is o·exp(−σ) minus what the cap
         took off at θ, the function whose derivative J is.
         Differentiable by autograd with respect to `gaussians`.
+        """
+        ...
+
+    def at(self, gaussians: Gaussians, freeze: Freeze | None = None) -> Linearization:
+        """The linearisation of the frozen function at another point (a replayed inner step).
+
+        Args:
+            gaussians: the point, of the same shape.
+            freeze: what it keeps of this one: depth order and lists ("order": pairs, caps and clamps are decided anew),
+                or all decisions ("pairs"); None: as this one was made. Its own `.render` and `.at` keep the same.
         """
         ...
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
@@ -19,11 +18,9 @@ from torch import Tensor
 
 from ..splats import Cameras, Gaussians
 from .config import RasterizationConfig
-from .protocol import Rendering
+from .protocol import Freeze, Rendering
 from .reference_compositing import PairChoices, composite
 from .reference_projection import DrawList, ReferenceCamera, ScreenChoices, list_gaussians, project
-
-Freeze = Literal["order", "pairs"]
 
 PAIRS_AT_ONCE = 1 << 22
 """Pixels are composited in groups of about this many (pixel, Gaussian) pairs: bounds memory without autograd."""
@@ -63,9 +60,16 @@ def render_reference(
 
 
 def plan_reference(
-    gaussians: Gaussians, cameras: Cameras, config: RasterizationConfig, freeze: Freeze = "pairs"
+    gaussians: Gaussians,
+    cameras: Cameras,
+    config: RasterizationConfig,
+    freeze: Freeze = "pairs",
+    lists: Sequence[ViewPlan] | None = None,
 ) -> tuple[ViewPlan, ...]:
     """The decisions taken at these values, one plan a view: order and tile lists, with "pairs" all others too.
+
+    Args:
+        lists: a plan whose order and tile lists are kept; None makes them for these values.
 
     Raises:
         ValueError: `freeze` is neither "order" nor "pairs".
@@ -74,7 +78,12 @@ def plan_reference(
         raise ValueError(f'freeze must be "order" or "pairs", not {freeze!r}')
     colors = background_per_view(None, gaussians, cameras)
     with torch.no_grad():
-        plans = [_render_view(gaussians, *view, config, None)[1] for view in _views(cameras.viewmats, cameras, colors)]
+        plans = [
+            _render_view(gaussians, *view, config, None if kept is None else ViewPlan(kept.drawn))[1]
+            for view, kept in zip(
+                _views(cameras.viewmats, cameras, colors), lists or [None] * cameras.num_views, strict=True
+            )
+        ]
     return tuple(plans) if freeze == "pairs" else tuple(ViewPlan(plan.drawn) for plan in plans)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
@@ -11,8 +12,8 @@ from torch import Tensor
 
 from ..splats import Cameras, Gaussians
 from .config import RasterizationConfig
-from .protocol import GaussianBlocks, Rendering, Weights
-from .reference import Freeze, background_per_view, plan_reference, render_views, visible_gaussians
+from .protocol import Freeze, GaussianBlocks, Rendering, Weights
+from .reference import ViewPlan, background_per_view, plan_reference, render_views, visible_gaussians
 
 DENSE_JACOBIAN_MAX = 1 << 27
 """Most entries of the explicit Jacobian that `diagonal` and `blocks` form."""
@@ -46,20 +47,33 @@ class ReferenceLinearization:
         config: RasterizationConfig,
         background: Float[Tensor, " 3"] | Float[Tensor, "V 3"] | None,
         freeze: Freeze,
+        decisions: Sequence[ViewPlan] | None = None,
     ):
+        """`decisions`: what another linearisation decided, of which `freeze` says what is kept here."""
         self.gaussians = gaussians.detach()
         self.cameras = cameras
         self.config = config
+        self.freeze: Freeze = freeze
         self._background = background_per_view(background, gaussians, cameras).detach()
         self._viewmats = cameras.viewmats.detach()
-        self._pairs = plan_reference(self.gaussians, cameras, config, "pairs")
-        self._frozen = self._pairs if freeze == "pairs" else plan_reference(self.gaussians, cameras, config, freeze)
+        if freeze not in ("order", "pairs"):
+            raise ValueError(f'freeze must be "order" or "pairs", not {freeze!r}')
+        if decisions is None or freeze == "order":
+            decisions = plan_reference(self.gaussians, cameras, config, "pairs", lists=decisions)
+        self._pairs = tuple(decisions)
+        self._frozen = self._pairs if freeze == "pairs" else tuple(ViewPlan(plan.drawn) for plan in self._pairs)
         self.visible = visible_gaussians(self._pairs, gaussians.num_gaussians)
         self.rgb = self._rgb(self._viewmats, *self.gaussians.leaves())
 
     def render(self, gaussians: Gaussians) -> Rendering:
         """The renderer with the frozen decisions, differentiable."""
         return render_views(gaussians, self._viewmats, self.cameras, self.config, self._background, self._frozen)
+
+    def at(self, gaussians: Gaussians, freeze: Freeze | None = None) -> ReferenceLinearization:
+        """The linearisation at another point that keeps this one's lists ("order") or all its decisions ("pairs")."""
+        return ReferenceLinearization(
+            gaussians, self.cameras, self.config, self._background, freeze or self.freeze, self._pairs
+        )
 
     def jvp(self, v: Gaussians) -> Float[Tensor, "V H W 3"]:
         """J v by forward mode."""
