@@ -28,16 +28,21 @@ check_toolchain() {
         die "$compiler does not compile C++17 (Debian/Ubuntu: apt install g++)"
     header=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h
     [ -f "$header" ] || die "the headers of $python are missing, $header (Debian/Ubuntu: apt install python3-dev)"
-    "$python" -c 'import ensurepip, venv' 2>/dev/null || die "$python lacks venv (Debian/Ubuntu: apt install python3-venv)"
 }
 
-# make_environment FOLDER: a virtual environment there, unless one is there already.
-make_environment() {
-    local folder=$1 python
+# install_package FOLDER EXTRAS: the package and its extras in a virtual environment there, made unless there is one.
+install_package() {
+    local folder=$1 extras=$2 python
     if [ ! -x "$folder/bin/python" ]; then
         python=$(find_python) || exit 1
         check_toolchain "$python"
+        "$python" -c 'import ensurepip, venv' 2>/dev/null ||
+            die "$python lacks venv (Debian/Ubuntu: apt install python3-venv)"
         say "Environment $folder ($("$python" --version))"
         "$python" -m venv "$folder"
+    else
+        check_toolchain "$folder/bin/python"
     fi
+    say "Installing ns-diff3r${extras:+[$extras]} into $folder"
+    "$folder/bin/python" -m pip install --progress-bar off ".${extras:+[$extras]}"
 }

@@ -24,11 +24,7 @@ while [ $# -gt 0 ]; do
 done
 venv=${NS_DIFF3R_VENV:-$default_venv}
 
-make_environment "$venv"
-if [ "$install" = 1 ]; then
-    say "Installing ns-diff3r[$extras] into $venv"
-    "$venv/bin/python" -m pip install --progress-bar off ".[$extras]"
-fi
+[ "$install" = 0 ] || install_package "$venv" "$extras"
 if [ "$extras" = test ] && "$venv/bin/python" -c 'import nerfstudio' 2>/dev/null; then
     die "$venv contains nerfstudio, and --core is to test without it"
 fi

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Literal
 
 import torch
 
 from ..data.generated import pixel_aligned_scene
-from ..rasterization import Linearization, linearize, render
+from ..rasterization import Linearization, linearize
 from ..rasterization.native import NativeLinearization
 from ..rasterization.reference_linearization import ReferenceLinearization
 from ..solver.image_loss import ImageLoss, LossLinearization
 from ..splats import Cameras, Gaussians
-from .measure import seconds
+from .measure import durations
 
 Backend = Literal["auto", "native", "reference"]
 
@@ -53,31 +54,40 @@ def make_problem(
     return Problem(gaussians, cameras, linearization, tangent, loss)
 
 
-def product_times(problem: Problem, *, preset: str, backend: Backend, repeats: int) -> dict[str, float]:
-    """Seconds of each product from raw parameters; `plan` is what linearising adds to a forward: binning and sorting.
+def product_times(problem: Problem, *, preset: str, backend: Backend, rounds: int) -> dict[str, list[float]]:
+    """Seconds per round of every product, from raw parameters: projection, SH and the chains back are included.
 
-    `hessian` is a whole exact Hessian-vector product: jvp, second derivative of the loss, vjp_tangent.
+    `linearize` makes the plan (binning, sorting) too; `forward` renders with the plan there is. `hessian` is a whole
+    exact Hessian-vector product: jvp, second derivative of the loss, vjp_tangent.
     """
     lin, gaussians, v, loss = problem.linearization, problem.gaussians, problem.tangent, problem.loss
-    n = lin.rgb.numel()
-    weights, u = loss.curvature, loss.gradient * n
+    weights, u = loss.curvature, loss.gradient * lin.rgb.numel()
+    # What a plan keeps of the projection at its point is computed anew for each product.
+    project = lin.reproject if isinstance(lin, NativeLinearization) else lambda: None
 
-    def hessian() -> Gaussians:
-        return lin.vjp_tangent(v, u, loss.hessian_product(lin.jvp(v)))
+    def from_parameters(product: Callable[[], object]) -> Callable[[], object]:
+        def call() -> object:
+            project()
+            return product()
 
+        return call
+
+    products: dict[str, Callable[[], object]] = {
+        "vjp": lambda: lin.vjp(u),
+        "jvp": lambda: lin.jvp(v),
+        "vjp_tangent": lambda: lin.vjp_tangent(v, u, u),
+        "hessian": lambda: lin.vjp_tangent(v, u, loss.hessian_product(lin.jvp(v))),
+        "gauss_newton": lambda: lin.gauss_newton(v, weights),
+        "diagonal": lambda: lin.diagonal(weights),
+        "blocks": lambda: lin.blocks(weights),
+    }
+    calls: dict[str, Callable[[], object]] = {
+        "linearize": lambda: linearize(gaussians, problem.cameras, preset=preset, backend=backend),
+        "forward": lambda: lin.render(gaussians),
+        **{name: from_parameters(product) for name, product in products.items()},
+    }
     with torch.no_grad():
-        whole = seconds(lambda: render(gaussians, problem.cameras, preset=preset, backend=backend), repeats)
-        times = {
-            "forward": seconds(lambda: lin.render(gaussians), repeats),
-            "vjp": seconds(lambda: lin.vjp(u), repeats),
-            "jvp": seconds(lambda: lin.jvp(v), repeats),
-            "vjp_tangent": seconds(lambda: lin.vjp_tangent(v, u, u), repeats),
-            "hessian": seconds(hessian, repeats),
-            "gauss_newton": seconds(lambda: lin.gauss_newton(v, weights), repeats),
-            "diagonal": seconds(lambda: lin.diagonal(weights), repeats),
-            "blocks": seconds(lambda: lin.blocks(weights), repeats),
-        }
-    return {"plan": max(0.0, whole - times["forward"]), **times}
+        return durations(calls, rounds)
 
 
 def count_pairs(linearization: Linearization) -> int:

@@ -24,7 +24,7 @@ LAMBDA_STEP = 1e-3
 
 @dataclass
 class SmallScene(SceneOptions):
-    """Which scene, which of its views, and the Gaussians to begin with; small, since every difference is a whole TTO."""
+    """Which scene, which of its views, and the Gaussians to begin with; small, every difference being a whole TTO."""
 
     num_context: int = 2
     max_size: int = 64
@@ -50,6 +50,8 @@ class Gradcheck:
     """Penalty of the inner loss."""
     ssim_weight: float = 0.2
     """Share of 1 - SSIM in the inner loss."""
+    frozen_groups: tuple[str, ...] = ()
+    """Attribute groups that TTO leaves as they are."""
     backward_mode: str = "implicit"
     """How the layer differentiates."""
     prior: float = 1.0
@@ -82,6 +84,7 @@ class Gradcheck:
             optimizer=self.optimizer,
             learning_rates=LearningRates(**rates),
             loss=ImageLoss(kind=self.loss, ssim_weight=self.ssim_weight),
+            frozen_groups=self.frozen_groups,
             backward_mode=BackwardMode(self.backward_mode),
             pcg=PCGConfig(tolerance=self.pcg_tolerance, max_iterations=self.pcg_iterations),
         )

@@ -5,23 +5,39 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
 
-def seconds(call: Callable[[], object], repeats: int = 5, at_least: float = 0.2, warm_up: bool = True) -> float:
-    """Median duration of `call` over `repeats` calls, or as many as fill `at_least` seconds, after a first one."""
+def durations(
+    calls: Mapping[str, Callable[[], object]], rounds: int = 7, at_least: float = 1.0, warm_up: bool = True
+) -> dict[str, list[float]]:
+    """Seconds of each call in each of several rounds.
+
+    A round times every call once, so that what else the machine does falls on all of them alike. There are `rounds`
+    rounds, or as many (up to 200) as take `at_least` seconds, after one that warms up.
+    """
     if warm_up:
-        call()
-    durations: list[float] = []
-    while len(durations) < repeats or (sum(durations) < at_least and len(durations) < 1000):
-        start = time.perf_counter()
-        call()
-        durations.append(time.perf_counter() - start)
-    return statistics.median(durations)
+        for call in calls.values():
+            call()
+    results: dict[str, list[float]] = {name: [] for name in calls}
+    begin = time.perf_counter()
+    done = 0
+    while done < rounds or (time.perf_counter() - begin < at_least and done < 200):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            results[name].append(time.perf_counter() - start)
+        done += 1
+    return results
+
+
+def ratio(numerator: Sequence[float], denominator: Sequence[float]) -> float:
+    """Median over the rounds of the ratio within a round."""
+    return statistics.median(a / b for a, b in zip(numerator, denominator, strict=True))
 
 
 class NativeClock:
