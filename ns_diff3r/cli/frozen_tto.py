@@ -17,7 +17,7 @@ from ..solver import TTOConfig
 from ..solver.image_loss import ImageObjective
 from ..solver.inner import Trajectory, run_trajectory
 from ..solver.prior import Prior
-from ..solver.problem import InnerProblem, SceneProblem, frozen_at
+from ..solver.problem import InnerProblem, SceneProblem
 from ..splats import GROUPS, Cameras, Gaussians, Views
 
 
@@ -71,7 +71,7 @@ class FrozenTTO:
         """The outer loss at another start and another λ."""
         gaussians = self.start.unflatten(start)
         run = _run(self.config, self.trajectory.replay(), gaussians, multiplier, self.scale)
-        rgb = frozen_at(self.outer, gaussians.unflatten(run.theta)).rgb
+        rgb = self.outer.at(gaussians.unflatten(run.theta)).rgb
         return float((rgb - self.targets.images).double().square().mean())
 
 

@@ -162,8 +162,7 @@ class _SceneJob:
             stationarity_tolerance=self.config.stationarity_tolerance,
             first=at_start,
         )
-        names: tuple[str, ...] = GROUPS
-        scale = None if self.scale is None else dict(zip(names, self.scale, strict=True))
+        scale = None if self.scale is None else {name: self.scale[i] for i, name in enumerate(GROUPS)}
         solution = TTOSolution.of(trajectory, self.frame, scale, self._warnings(trajectory))
         finished = FinishedTTO(
             problem=self.problem,
@@ -247,7 +246,7 @@ class _PassThroughTTO(torch.autograd.Function):
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         (gradient,) = gradients
         with torch.autocast(gradient.device.type, enabled=False):
             start, multiplier = ctx.run_backward(gradient.contiguous())

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .ssim import Ssim
+from .vector_ops import multiply
 
 Images = Float[Tensor, "V H W 3"]
 
@@ -26,7 +27,9 @@ class SsimCurvature:
 
     def __call__(self, images: Images) -> Images:
         """W·images."""
-        return self.ssim.vjp(self.ssim.jvp(images).mul_(self.window), add_to=self.pixel * images)
+        images = images.contiguous()
+        change = self.ssim.jvp(images)
+        return self.ssim.vjp(multiply(change, self.window, out=change), add_to=multiply(self.pixel, images))
 
     def diagonal(self) -> Images:
         """The diagonal of W, exact."""

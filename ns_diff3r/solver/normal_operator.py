@@ -61,7 +61,9 @@ class NormalOperator:
 
     def data_term(self, v: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
         """(1/n) JᵀWJ v over all groups, frozen or not, without the prior."""
-        return self._gauss_newton(v).mul_(1.0 / self.num_residuals)
+        out = self._gauss_newton(v)
+        vector_ops.scale_add_diagonal(1.0 / self.num_residuals, None, v, out)
+        return out
 
     def _gauss_newton(self, v: Tensor) -> Tensor:
         return self.linearization.gauss_newton(self.template.unflatten(v), self.weights).flatten()

@@ -80,6 +80,16 @@ def cg_update(
         r.sub_(q, alpha=factor)
 
 
+def multiply(a: Tensor, b: Tensor, out: Tensor | None = None) -> Tensor:
+    """a ⊙ b for tensors of one shape, written to `out` (which may be `a` or `b`) if given."""
+    out = torch.empty_like(a) if out is None else out
+    if is_native(a):
+        call = native("multiply", a.dtype)
+        call(torch.get_num_threads(), a.numel(), *(address(tensor, a) for tensor in (a, b, out)))
+        return out
+    return torch.mul(a, b, out=out)
+
+
 def diagonal_solve(diagonal: Float[Tensor, " P"], r: Float[Tensor, " P"], z: Float[Tensor, " P"]) -> float:
     """Write z = diagonal ⊙ r; return ⟨r, z⟩ in float64."""
     if is_native(r):

@@ -69,6 +69,9 @@ class DenseLinearization:
     def render(self, gaussians: Gaussians) -> Rendering:
         return Rendering(self.renderer.image(gaussians.flatten()), torch.empty(0), torch.empty(0))
 
+    def at(self, gaussians: Gaussians, freeze: str | None = None) -> DenseLinearization:
+        return DenseLinearization(self.renderer, gaussians)
+
     def jvp(self, v: Gaussians) -> Tensor:
         return (self.jacobian @ v.flatten()).view(self.renderer.shape)
 

@@ -277,6 +277,23 @@ def test_overflowing_gradient_comes_out_non_finite_so_that_the_scaler_skips(dens
     assert not torch.isfinite(leaves.means.grad).any()
 
 
+def test_changing_the_result_in_place_does_not_change_the_gradient(dense):
+    init, context, _ = dense()
+    layer = DifferentiableTTO(config_of(num_steps=3)).eval()
+    results = []
+    for spoil in (False, True):
+        strength = torch.tensor(0.5, dtype=torch.float64, requires_grad=True)
+        theta, _ = layer(init, strength, context)
+        loss = theta.sh0.sum() + theta.quats.sum()
+        if spoil:
+            with torch.no_grad():
+                theta.sh0.zero_()
+                theta.quats.fill_(5.0)
+        loss.backward()
+        results.append(strength.grad)
+    assert torch.equal(*results)
+
+
 def test_report_of_the_backward_pass_is_filled_in_place(dense):
     init, context, _ = dense()
     layer = DifferentiableTTO(config_of(num_steps=3, pcg=PCGConfig(tolerance=1e-6))).eval()

@@ -8,7 +8,7 @@ import torch
 
 from ns_diff3r.solver.normal_operator import NormalOperator
 from ns_diff3r.solver.pcg import PCGConfig, PCGStatus, pcg
-from ns_diff3r.solver.preconditioners import PreconditionerKind, make_preconditioner
+from ns_diff3r.solver.preconditioners import Identity, PreconditionerKind, make_preconditioner
 from tests.solver.dense_problem import DenseRenderer, random_gaussians
 
 PRECONDITIONERS: tuple[PreconditionerKind, ...] = ("none", "jacobi", "block_jacobi")
@@ -119,6 +119,24 @@ def test_operator_that_turns_non_finite_is_a_breakdown_with_the_last_sound_itera
     assert result.status is PCGStatus.BREAKDOWN
     assert result.iterations == 3
     assert torch.equal(result.solution, pcg(operator, rhs, PCGConfig(tolerance=1e-12, max_iterations=3)).solution)
+
+
+def test_preconditioner_that_fails_is_a_breakdown_with_the_last_sound_iterate():
+    operator, rhs = system()
+
+    class Failing(Identity):
+        calls = 0
+
+        def solve(self, r, z):
+            self.calls += 1
+            product = super().solve(r, z)
+            return product if self.calls < 5 else -product
+
+    result = pcg(operator, rhs, PCGConfig(tolerance=1e-12), Failing())
+    assert result.status is PCGStatus.BREAKDOWN
+    assert result.iterations == 3
+    expected = pcg(operator, rhs, PCGConfig(tolerance=1e-12, max_iterations=3)).solution
+    torch.testing.assert_close(result.solution, expected, rtol=1e-12, atol=1e-13)
 
 
 def test_warm_start_is_taken_only_when_it_is_better_than_zero():

@@ -12,7 +12,7 @@ from ns_diff3r.solver.image_loss import ImageLoss
 from ns_diff3r.solver.inner import SGD, Adam, GaussNewton, InnerOptimizer, TTOStatus, run_trajectory
 from ns_diff3r.solver.pcg import PCGConfig
 from ns_diff3r.solver.prior import Prior
-from ns_diff3r.solver.problem import FrozenLinearization, SceneProblem
+from ns_diff3r.solver.problem import SceneProblem
 from ns_diff3r.splats import GROUPS, Gaussians
 from tests.solver.dense_problem import DenseRenderer, dense_scene, random_gaussians
 
@@ -22,10 +22,14 @@ TIGHT = GaussNewton(PCGConfig(tolerance=1e-13, max_iterations=2000))
 
 
 def setup(
-    loss: ImageLoss = MSE, bend: float = 0.0, strength: float = 0.05, dtype: torch.dtype = torch.float64
+    loss: ImageLoss = MSE,
+    bend: float = 0.0,
+    strength: float = 0.05,
+    dtype: torch.dtype = torch.float64,
+    noise: float = 0.5,
 ) -> tuple[Gaussians, SceneProblem, Prior]:
     start = random_gaussians(4, 1, dtype=dtype)
-    problem = dense_scene(start, DenseRenderer(start, bend=bend), loss, noise=0.5)
+    problem = dense_scene(start, DenseRenderer(start, bend=bend), loss, noise=noise)
     multiplier = torch.full((start.num_parameters,), strength, dtype=dtype)
     return (
         start,
@@ -145,9 +149,9 @@ def test_divergence_at_the_start():
     assert math.isnan(trajectory.stationarity)
 
 
-@pytest.mark.parametrize("loss", [MSE, ImageLoss()])
-def test_replay_is_the_run_itself_at_its_own_start_and_smooth_around_it(loss):
-    start, problem, prior = setup(loss, bend=0.3)
+@pytest.mark.parametrize(("loss", "noise"), [(MSE, 0.5), (ImageLoss(), 0.5), (ImageLoss(), 1e-6)])
+def test_replay_is_the_run_itself_at_its_own_start_and_smooth_around_it(loss, noise):
+    start, problem, prior = setup(loss, bend=0.3, noise=noise)
     # With its usual ε Adam's first step is a sign function, which no difference quotient follows across zero.
     optimizer = Adam(RATES, epsilon=1e-2)
     trajectory = run_trajectory(problem, start, optimizer, 6, prior, record=True)
@@ -169,15 +173,6 @@ def test_replay_is_the_run_itself_at_its_own_start_and_smooth_around_it(loss):
     assert (coarse - fine).norm() < 1e-3 * fine.norm()
     with pytest.raises(ValueError, match="record=True"):
         replayed.replay()
-
-
-def test_frozen_linearization_has_the_exact_image_and_gradient():
-    start, problem, _ = setup(bend=0.3)
-    other = random_gaussians(4, 1, seed=2)
-    frozen, exact = FrozenLinearization(problem.linearize(start), other), problem.linearize(other)
-    torch.testing.assert_close(frozen.rgb, exact.rgb)
-    u = torch.randn_like(exact.rgb)
-    torch.testing.assert_close(frozen.vjp(u).flatten(), exact.vjp(u).flatten(), rtol=1e-10, atol=1e-12)
 
 
 @pytest.mark.parametrize("loss", [MSE, ImageLoss(kind="mse"), ImageLoss()])

@@ -49,6 +49,11 @@ def test_elementwise_operations(size, dtype):
     torch.testing.assert_close(x, a + 0.7 * c, **close)
     torch.testing.assert_close(r, b - 0.7 * d, **close)
 
+    torch.testing.assert_close(vector_ops.multiply(a, b), a * b, **close)
+    y = b.clone()
+    assert vector_ops.multiply(y, c, out=y) is y
+    torch.testing.assert_close(y, b * c, **close)
+
     z = torch.empty_like(a)
     product = vector_ops.diagonal_solve(a, b, z)
     torch.testing.assert_close(z, a * b, **close)

@@ -83,6 +83,9 @@ void bind_vector_ops(py::module_& m, const std::string& suffix) {
   m.def(name("cg_update").c_str(), [](int threads, int64_t n, double a, Address p, Address q, Address x, Address r) {
     cg_update(threads, n, a, at<T>(p), at<T>(q), at<T>(x), at<T>(r));
   }, free_gil);
+  m.def(name("multiply").c_str(), [](int threads, int64_t n, Address a, Address b, Address out) {
+    multiply(threads, n, at<T>(a), at<T>(b), at<T>(out));
+  }, free_gil);
   m.def(name("diagonal_solve").c_str(), [](int threads, int64_t n, Address diagonal, Address r, Address z) {
     return diagonal_solve(threads, n, at<T>(diagonal), at<T>(r), at<T>(z));
   }, free_gil);

@@ -104,6 +104,12 @@ void cg_update(int threads, int64_t n, double a, const T* p, const T* q, T* x, T
 }
 
 template <class T>
+void multiply(int threads, int64_t n, const T* a, const T* b, T* out) {
+  const auto kernel = solver_kernels<T>().multiply;
+  for_chunks(threads, n, [=](int64_t begin, int64_t length) { kernel(length, a + begin, b + begin, out + begin); });
+}
+
+template <class T>
 double diagonal_solve(int threads, int64_t n, const T* diagonal, const T* r, T* z) {
   const SolverKernels<T>& kernels = solver_kernels<T>();
   return sum_chunks(threads, n, [&](int64_t begin, int64_t length) {
@@ -164,6 +170,7 @@ void sgd_step(int threads, const StepInput<T>& in, T* theta_next, RangeStatistic
   template void xpby(int, int64_t, const T*, double, T*);                                                        \
   template void scale_add_diagonal(int, int64_t, double, const T*, const T*, T*);                                \
   template void cg_update(int, int64_t, double, const T*, const T*, T*, T*);                                     \
+  template void multiply(int, int64_t, const T*, const T*, T*);                                                  \
   template double diagonal_solve(int, int64_t, const T*, const T*, T*);                                          \
   template void prior_gradient(int, const StepInput<T>&, RangeStatistics*);                                      \
   template void adam_step(int, const StepInput<T>&, const AdamRates&, T*, T*, T*, RangeStatistics*);             \

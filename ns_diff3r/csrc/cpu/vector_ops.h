@@ -52,6 +52,9 @@ void scale_add_diagonal(int threads, int64_t n, double scale, const T* diagonal,
 // x += a·p, r −= a·q
 template <class T>
 void cg_update(int threads, int64_t n, double a, const T* p, const T* q, T* x, T* r);
+// out = a∘b; out may be a or b
+template <class T>
+void multiply(int threads, int64_t n, const T* a, const T* b, T* out);
 // z = diagonal∘r; returns r·z
 template <class T>
 double diagonal_solve(int threads, int64_t n, const T* diagonal, const T* r, T* z);

@@ -83,5 +83,4 @@ class Implicit:
             for name in finished.frozen:
                 part = operator.slices[name]
                 torch.sub(gradient[part], through[part], out=start[part])
-                multiplier[part] = 0
         return BackwardResult(start, multiplier, info, u)
