@@ -102,8 +102,9 @@ class Linearization(Protocol):
 
         Args:
             gaussians: the point, of the same shape.
-            freeze: what it keeps of this one: depth order and lists ("order": pairs, caps and clamps are decided anew),
-                or all decisions ("pairs"); None: as this one was made. Its own `.render` and `.at` keep the same.
+            freeze: what it keeps of this one: depth order and lists ("order": pairs, caps and clamps are decided anew
+                among the pixels that the lists held, whole tiles or smaller blocks), or all decisions ("pairs");
+                None: as this one was made. Its own `.render` and `.at` keep the same.
         """
         ...
 

@@ -71,6 +71,8 @@ class ReferenceLinearization:
 
     def at(self, gaussians: Gaussians, freeze: Freeze | None = None) -> ReferenceLinearization:
         """The linearisation at another point that keeps this one's lists ("order") or all its decisions ("pairs")."""
+        if [leaf.shape for leaf in gaussians.leaves()] != [leaf.shape for leaf in self.gaussians.leaves()]:
+            raise ValueError(f"the point must have the shape of {self.gaussians!r}, got {gaussians!r}")
         return ReferenceLinearization(
             gaussians, self.cameras, self.config, self._background, freeze or self.freeze, self._pairs
         )
