@@ -16,7 +16,7 @@ AUTOGRAD_SIZES = (64, 48, 32, 24, 16)
 BYTES_PER_PAIR = 1500
 """Rough need of torch autograd through the dense renderer, per (pixel, Gaussian); decides what fits into memory."""
 
-Part = Literal["products", "autograd", "step", "solve", "memory"]
+Part = Literal["products", "autograd", "step", "solve", "pcg", "memory"]
 
 
 @dataclass
@@ -42,7 +42,9 @@ class Benchmark:
     rounds: int = 7
     """Times are medians over at least this many rounds, each of which times everything once."""
     parts: tuple[Part, ...] = ("products", "autograd", "step", "solve", "memory")
-    """What to measure."""
+    """What to measure; also `pcg`, iterations on the systems of real scenes, which needs `data`."""
+    data: tuple[Path, ...] = ()
+    """Scenes (folders with a transforms.json) for the part `pcg`."""
     step_size: int = 128
     """Image size of the two views of the TTO step, and of the memory of the layer."""
     autograd_size: int = 0
@@ -64,12 +66,13 @@ class Benchmark:
             "autograd": self._autograd,
             "step": self._step,
             "solve": self._solve,
+            "pcg": self._pcg,
             "memory": self._memory,
         }
         before = torch.get_num_threads()
         for part in self.parts:
             results[part] = []
-            for threads in (self.threads or (before,)) if part not in ("memory", "autograd") else (before,):
+            for threads in (self.threads or (before,)) if part in ("products", "step", "solve") else (before,):
                 torch.set_num_threads(threads)
                 try:
                     results[part] += [{"threads": threads, **row} for row in measures[part]()]
@@ -154,6 +157,13 @@ class Benchmark:
 
         return [solve_time(size, sh_degree=self.sh_degree) for size in self.sizes]
 
+    def _pcg(self) -> list[dict[str, Any]]:
+        from .benchmark_pcg import scene_iterations
+
+        if not self.data:
+            raise ValueError("the part pcg needs scenes: --data FOLDER …")
+        return [row for folder in self.data for row in scene_iterations(folder)]
+
     def _memory(self) -> list[dict[str, Any]]:
         from .benchmark_memory import memory_in_subprocess
 
@@ -178,6 +188,10 @@ TITLES: dict[str, tuple[str, str]] = {
     "autograd": ("Gauss-Newton product against torch autograd of the dense reference", "the same problem, one run"),
     "step": ("One TTO step (Adam, 0.8 L1 + 0.2 (1 - SSIM))", "Python: outside the compiled extension"),
     "solve": ("PCG solve to 1e-3, zero start", "of A u = Jᵀe, preconditioner included"),
+    "pcg": (
+        "PCG iterations to a relative residual",
+        "float32, zero start, residual in the norm of each preconditioner; empty: not within 500 iterations",
+    ),
     "memory": (
         "Peak memory of a training step through TTO",
         "above what was resident before; unroll: autograd through gradient descent on the reference",

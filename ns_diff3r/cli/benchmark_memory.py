@@ -7,14 +7,19 @@ Run as `python -m ns_diff3r.cli.benchmark_memory KIND STEPS SIZE GAUSSIANS`, it 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from ..splats import Gaussians, Views
+
+GIVE_BACK_FREED = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""glibc's malloc returns freed blocks to the system, so that resident memory is what is in use."""
 
 Kind = Literal["implicit", "unroll"]
 
@@ -30,7 +35,11 @@ def memory_in_subprocess(kind: Kind, steps: int, image_size: int, num_gaussians:
         str(image_size),
         str(num_gaussians),
     ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # Where this package lies, so that the child imports the same one whatever the current folder holds.
+    home = Path(__file__).resolve().parents[2]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=home, env={**os.environ, **GIVE_BACK_FREED}
+    )
     if done.returncode:
         raise RuntimeError(f"the measurement of {kind} with {steps} steps failed: {done.stderr.strip()[-500:]}")
     return json.loads(done.stdout.splitlines()[-1])
