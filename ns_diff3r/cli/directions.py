@@ -23,7 +23,7 @@ class Agreement:
     noise: float
     """|differences − differences with twice the step| / |differences|: what the differences themselves are worth."""
     norm: float
-    """|differences|."""
+    """|differences|, per unit of the parameters."""
 
     @staticmethod
     def of(products: Float[Tensor, " D"], differences: Float[Tensor, " D"], coarse: Float[Tensor, " D"]) -> Agreement:
@@ -60,33 +60,35 @@ def compare(
     point: Float[Tensor, " P"],
     part: slice,
     gradient: Float[Tensor, " P"],
-    step: float | Float[Tensor, " G"],
+    unit: float | Float[Tensor, " G"],
     count: int,
     seed: int,
+    step: float = 1e-3,
     checks: int = 4,
     progress: Callable[[], object] = lambda: None,
 ) -> Agreement:
     """Central differences of `function` at `point` within `part`, against ⟨gradient, direction⟩.
 
     Args:
-        step: largest change of a parameter; a vector scales directions entry by entry first (a λ in units of itself).
+        unit: what one parameter is measured in, for all of the group or for each: its learning rate, or its own value.
+            Directions and the reported norm are in these units.
         count: number of directions, 0 for all coordinates.
+        step: largest change of a parameter, in units.
         checks: of how many directions the difference is taken again with twice the step.
         progress: called once a direction.
     """
-    scale = step if isinstance(step, Tensor) else torch.full_like(gradient[part], step)
+    units = unit if isinstance(unit, Tensor) else torch.full_like(gradient[part], unit)
     products, differences, coarse = [], [], []
-    for i, direction in enumerate(directions(gradient[part] * scale, count, seed)):
-        # In units of `scale`, the largest entry moves by one.
+    for i, direction in enumerate(directions(gradient[part] * units, count, seed)):
         moved = torch.zeros_like(point)
-        moved[part] = direction * scale / direction.abs().max()
+        moved[part] = direction * units
+        size = step / float(direction.abs().max())
 
-        def difference(factor: float, moved: Tensor = moved) -> float:
-            return (function(point + factor * moved) - function(point - factor * moved)) / (2 * factor)
+        def difference(size: float, moved: Tensor = moved) -> float:
+            return (function(point + size * moved) - function(point - size * moved)) / (2 * size)
 
-        size = float(direction.abs().max())
-        products.append(float(gradient @ moved) * size)
-        differences.append(difference(1.0) * size)
-        coarse.append(difference(2.0) * size if i < checks else float("nan"))
+        products.append(float(gradient @ moved))
+        differences.append(difference(size))
+        coarse.append(difference(2 * size) if i < checks else float("nan"))
         progress()
     return Agreement.of(*(torch.tensor(values, dtype=torch.float64) for values in (products, differences, coarse)))

@@ -18,9 +18,9 @@ GRADIENT = RATES * (RATES * POINT).cos()
 
 
 @pytest.mark.parametrize("count", [0, 1, 8])
-@pytest.mark.parametrize("step", [1e-4, 1e-4 * RATES[3:9]])
-def test_a_right_gradient_agrees(count, step):
-    agreement = compare(function, POINT, slice(3, 9), GRADIENT, step, count, seed=0)
+@pytest.mark.parametrize("unit", [0.1, RATES[3:9]])
+def test_a_right_gradient_agrees(count, unit):
+    agreement = compare(function, POINT, slice(3, 9), GRADIENT, unit, count, seed=0, step=1e-4)
     assert agreement.directions == (count or 6)
     assert agreement.cosine == pytest.approx(1.0, abs=1e-9)
     assert agreement.relative_error < 1e-6
@@ -30,17 +30,17 @@ def test_a_right_gradient_agrees(count, step):
 @pytest.mark.parametrize("count", [0, 8])
 def test_wrong_gradients_are_told_apart(count):
     for wrong, cosine, error in ((-GRADIENT, -1.0, 2.0), (3 * GRADIENT, 1.0, 2.0)):
-        agreement = compare(function, POINT, slice(0, 12), wrong, 1e-4, count, seed=0)
+        agreement = compare(function, POINT, slice(0, 12), wrong, 0.1, count, seed=0)
         assert agreement.cosine == pytest.approx(cosine, abs=1e-6)
         assert agreement.relative_error == pytest.approx(error, rel=1e-3)
-    shuffled = compare(function, POINT, slice(0, 12), GRADIENT.roll(4), 1e-4, count, seed=0)
+    shuffled = compare(function, POINT, slice(0, 12), GRADIENT.roll(4), 0.1, count, seed=0)
     assert shuffled.cosine < 0.95
 
 
 def test_one_wrong_entry_of_many_shows_in_all_coordinates():
     wrong = GRADIENT.clone()
     wrong[5] += 0.5
-    agreement = compare(function, POINT, slice(0, 12), wrong, 1e-4, 0, seed=0)
+    agreement = compare(function, POINT, slice(0, 12), wrong, 0.1, 0, seed=0)
     assert agreement.relative_error == pytest.approx(0.5 / float(GRADIENT.norm()), rel=1e-3)
 
 
@@ -51,11 +51,17 @@ def test_only_the_group_moves():
         moved.append((x - POINT).abs())
         return function(x)
 
-    compare(recording, POINT, slice(3, 9), GRADIENT, 1e-3, 4, seed=0)
+    compare(recording, POINT, slice(3, 9), GRADIENT, 0.5, 4, seed=0, step=2e-3)
     largest = torch.stack(moved).amax(dim=0)
     assert not largest[:3].any()
     assert not largest[9:].any()
     assert float(largest.max()) == pytest.approx(2e-3)  # twice the step, in the check of the differences themselves
+
+
+def test_the_norm_is_per_unit_whatever_the_step():
+    for step in (1e-3, 1e-4):
+        agreement = compare(function, POINT, slice(0, 12), GRADIENT, 0.5, 0, seed=0, step=step)
+        assert agreement.norm == pytest.approx(0.5 * float(GRADIENT.norm()), rel=1e-4)
 
 
 def test_directions_begin_with_the_gradients_own():
