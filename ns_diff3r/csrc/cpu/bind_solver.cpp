@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "image_ops.h"
-#include "small_cholesky.h"
+#include "small_blocks.h"
 #include "vector_ops.h"
 
 namespace py = pybind11;
@@ -111,28 +111,28 @@ void bind_vector_ops(py::module_& m, const std::string& suffix) {
 }
 
 template <class T>
-void bind_cholesky_ops(py::module_& m, const std::string& suffix) {
+void bind_block_ops(py::module_& m, const std::string& suffix) {
   const auto check = [](int size, const std::vector<Row>& rows) {
     if (size < 1 || size > kMaxBlockSize || static_cast<int>(rows.size()) != size)
       throw py::value_error("a block has 1 to 25 rows, and as many row descriptions");
   };
-  m.def(("cholesky_factor" + suffix).c_str(),
+  m.def(("invert_blocks" + suffix).c_str(),
         [=](int threads, int64_t num_blocks, int size, int inner, const std::vector<Row>& rows, double scale,
-            Address blocks, Address strength, Address factor) {
+            bool square_root, Address blocks, Address strength, Address inverse) {
           check(size, rows);
           const std::vector<BlockRow> parsed = block_rows(rows);
-          py::gil_scoped_release release;
           const BlockLayout layout{num_blocks, size, inner, parsed.data()};
-          return cholesky_factor_blocks(threads, layout, scale, at<T>(blocks), at<T>(strength), at<T>(factor));
+          py::gil_scoped_release release;
+          return invert_blocks(threads, layout, scale, square_root, at<T>(blocks), at<T>(strength), at<T>(inverse));
         });
-  m.def(("cholesky_solve" + suffix).c_str(),
-        [=](int threads, int64_t num_blocks, int size, int inner, const std::vector<Row>& rows, Address factor,
+  m.def(("apply_blocks" + suffix).c_str(),
+        [=](int threads, int64_t num_blocks, int size, int inner, const std::vector<Row>& rows, Address inverse,
             Address r, Address z) {
           check(size, rows);
           const std::vector<BlockRow> parsed = block_rows(rows);
-          py::gil_scoped_release release;
           const BlockLayout layout{num_blocks, size, inner, parsed.data()};
-          return cholesky_solve_blocks(threads, layout, at<T>(factor), at<T>(r), at<T>(z));
+          py::gil_scoped_release release;
+          return apply_blocks(threads, layout, at<T>(inverse), at<T>(r), at<T>(z));
         });
 }
 
@@ -184,8 +184,8 @@ void bind_image_ops(py::module_& m, const std::string& suffix) {
 void bind_solver(py::module_& m) {
   bind_vector_ops<float>(m, "_float32");
   bind_vector_ops<double>(m, "_float64");
-  bind_cholesky_ops<float>(m, "_float32");
-  bind_cholesky_ops<double>(m, "_float64");
+  bind_block_ops<float>(m, "_float32");
+  bind_block_ops<double>(m, "_float64");
   bind_image_ops<float>(m, "_float32");
   bind_image_ops<double>(m, "_float64");
 }

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "image_ops.h"
-#include "small_cholesky.h"
+#include "small_blocks.h"
 #include "vector_ops.h"
 
 namespace ns_diff3r {
@@ -45,8 +45,9 @@ struct SolverKernels {
   void (*multiply)(int64_t n, const T* a, const T* b, T* out);
   RangeStatistics (*add_prior)(int64_t n, const T* theta, const T* anchor, const T* strength, T* gradient);
   void (*adam)(int64_t n, const AdamFactors<T>& f, const T* theta, const T* g, T* m, T* s, T* next);
-  int64_t (*cholesky_factor)(int size, T* tile, int lanes);
-  void (*cholesky_solve)(int size, const T* tile, const T* right, T* x);
+  int64_t (*invert_blocks)(int size, bool with_prior, bool square_root, int lanes, T* matrix, T* vectors,
+                           const T* scaling, T* inverse);
+  void (*apply_blocks)(int size, const T* inverse, const T* right, T* x);
   // the row `row` of views × rows; scratch holds filter_scratch_size() zeros, of which the margins stay zero
   void (*filter_row)(const FilterPass<T>&, int64_t row, T* scratch);
   void (*ssim_target_row)(const FilterPass<T>&, int64_t row, T* scratch);

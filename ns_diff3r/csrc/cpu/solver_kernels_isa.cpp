@@ -1,8 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled once per instruction set and precision, as kernels_isa.cpp and under the same rule: nothing of the standard
 // library's templates.
-#include "cholesky_kernels.h"
 #include "image_kernels.h"
+#include "small_blocks_kernels.h"
 #include "solver_kernels.h"
 #include "vector_kernels.h"
 
@@ -23,8 +23,8 @@ constexpr SolverKernels<T> make_solver_kernels() {
           multiply<T>,
           add_prior<T>,
           adam<T>,
-          cholesky_factor<T>,
-          cholesky_solve<T>,
+          invert_blocks<T>,
+          apply_blocks<T>,
           filter_row<T>,
           ssim_target_row<T>,
           ssim_value_row<T>,

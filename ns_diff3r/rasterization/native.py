@@ -1,0 +1,299 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The native CPU backend: `protocol.Linearization` over the compiled `Plan` ("plan once, multiply many times")."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from contextlib import suppress
+from dataclasses import asdict
+from functools import cached_property
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from .. import extension
+from ..splats import Cameras, Gaussians
+from .config import RasterizationConfig
+from .protocol import Freeze, GaussianBlocks, Rendering, Weights
+
+Addresses = tuple[int, int, int, int, int, int]
+
+# Plans keep their work memory; finished linearisations hand theirs to the next one of their dtype, since a training
+# step or an inner loop makes one after the other and fresh pages cost about as much as the kernels that fill them.
+_idle_plans: dict[torch.dtype, deque[Any]] = {torch.float32: deque(maxlen=2), torch.float64: deque(maxlen=2)}
+
+
+def release_workspaces() -> None:
+    """Give the work memory of finished linearisations back to the system."""
+    for plans in _idle_plans.values():
+        plans.clear()
+
+
+def _new_plan(dtype: torch.dtype) -> Any:
+    if dtype not in _idle_plans:
+        raise TypeError(f"the native backend computes in float32 or float64, not {dtype}")
+    with suppress(IndexError):  # not "if there is one": another thread may take it in between
+        return _idle_plans[dtype].pop()
+    module = extension.cpu()
+    return module.PlanFloat32() if dtype == torch.float32 else module.PlanFloat64()
+
+
+def addresses(gaussians: Gaussians) -> Addresses:
+    """Where the six leaves lie in memory; they must be contiguous, and stay alive while C++ uses them."""
+    means, quats, scales, opacities, sh0, shN = (leaf.data_ptr() for leaf in gaussians.leaves())
+    return means, quats, scales, opacities, sh0, shN
+
+
+def background_per_view(
+    background: Float[Tensor, " 3"] | Float[Tensor, "V 3"] | None, cameras: Cameras
+) -> Float[Tensor, "V 3"]:
+    """The background of every view, float64; black without one. ValueError for another shape or non-finite values."""
+    if background is None:
+        return torch.zeros(cameras.num_views, 3, dtype=torch.float64)
+    value = torch.as_tensor(background, dtype=torch.float64).detach()
+    if value.device.type != "cpu":
+        raise ValueError(f"the native backend draws on the CPU; the background is on {value.device}")
+    if tuple(value.shape) not in ((3,), (cameras.num_views, 3)):
+        raise ValueError(f"background must be [3] or [{cameras.num_views}, 3], got {list(value.shape)}")
+    if not torch.isfinite(value).all():
+        raise ValueError("background must be finite")
+    return value.expand(cameras.num_views, 3).contiguous()
+
+
+class NativeLinearization:
+    """The native renderer around one point; see `protocol.Linearization` for what the members mean.
+
+    Order, tile lists and pairs live in the plan. Everything runs on `torch.get_num_threads()` threads with results that
+    do not depend on their number.
+    """
+
+    def __init__(
+        self,
+        gaussians: Gaussians,
+        cameras: Cameras,
+        config: RasterizationConfig,
+        background: Float[Tensor, " 3"] | Float[Tensor, "V 3"] | None = None,
+        freeze: Freeze = "order",
+        check_finite: bool = True,
+        products: bool = True,
+        _origin: NativeLinearization | None = None,
+    ):
+        if freeze not in ("order", "pairs"):
+            raise ValueError(f'freeze must be "order" or "pairs", not {freeze!r}')
+        if check_finite:
+            gaussians.check_finite()
+        self.gaussians = gaussians.detach().contiguous()
+        self.cameras = cameras
+        self.config = config
+        self.freeze: Freeze = freeze
+        self._dtype = gaussians.dtype
+        self._background = background_per_view(background, cameras)
+        self._plan = _new_plan(self._dtype)
+        self._turn = threading.Lock()  # one product at a time: they share the plan's work memory
+        self._threads = extension.num_threads()
+        self._origin = _origin if freeze == "pairs" else None  # holds the records that straight-through caps refer to
+        if _origin is None:
+            self._plan.build(
+                addresses(self.gaussians),
+                gaussians.num_gaussians,
+                (gaussians.sh_degree + 1) ** 2,
+                cameras.viewmats.detach().double().numpy(),
+                cameras.Ks.detach().double().numpy(),
+                self._background.numpy(),
+                cameras.width,
+                cameras.height,
+                asdict(config),
+                self._threads,
+            )
+        else:
+            self._plan.rebase(_origin._plan, addresses(self.gaussians), freeze == "pairs", self._threads)
+        self.rendering = self._render(products)
+
+    def __del__(self) -> None:
+        plan = self.__dict__.pop("_plan", None)
+        if plan is not None:
+            _idle_plans[self._dtype].append(plan)
+
+    def _render(self, linearize: bool) -> Rendering:
+        rgb, alpha, depth = self._image(3), self._image(1), self._image(1)
+        self._plan.render(rgb.data_ptr(), alpha.data_ptr(), depth.data_ptr(), linearize, self._threads)
+        return Rendering(rgb, alpha, depth)
+
+    def _image(self, channels: int) -> Tensor:
+        return torch.empty(self.cameras.num_views, self.cameras.height, self.cameras.width, channels, dtype=self._dtype)
+
+    def _image_input(self, name: str, image: Tensor, channels: int = 3) -> Tensor:
+        expected = (self.cameras.num_views, self.cameras.height, self.cameras.width, channels)
+        if tuple(image.shape) != expected:
+            raise ValueError(f"{name} must be {list(expected)}, got {list(image.shape)}")
+        if image.dtype != self._dtype or image.device.type != "cpu":
+            raise TypeError(f"{name} must be {self._dtype} on the CPU, got {image.dtype} on {image.device}")
+        return image.detach().contiguous()
+
+    def _vector_input(self, v: Gaussians) -> Gaussians:
+        same = v.num_gaussians == self.gaussians.num_gaussians and v.sh_degree == self.gaussians.sh_degree
+        if not same or v.dtype != self._dtype or v.device.type != "cpu":
+            raise ValueError(f"the vector must have the shape of {self.gaussians!r}, got {v!r}")
+        return v.detach().contiguous()
+
+    def _vector(self) -> Gaussians:
+        return self.gaussians.unflatten(torch.empty(self.gaussians.num_parameters, dtype=self._dtype))
+
+    # --- the point itself ---
+
+    @property
+    def rgb(self) -> Float[Tensor, "V H W 3"]:
+        """R(θ), background included."""
+        return self.rendering.rgb
+
+    @property
+    def visible(self) -> Bool[Tensor, " N"]:
+        """Whether a Gaussian contributes to at least one pixel of a view."""
+        return self._visible
+
+    @cached_property
+    def _visible(self) -> Bool[Tensor, " N"]:
+        mask = torch.empty(self.gaussians.num_gaussians, dtype=torch.bool)
+        self._plan.contributing(mask.data_ptr())
+        return mask
+
+    @property
+    def statistics(self) -> dict[str, int]:
+        """Counts: visible (view, Gaussian) records, tile intersections, block candidates, block entries, pairs."""
+        names = {
+            "records": "num_records",
+            "intersections": "num_intersections",
+            "candidates": "num_candidates",
+            "active": "num_active",
+            "pairs": "num_pairs",
+        }
+        return {name: getattr(self._plan, attribute) for name, attribute in names.items()}
+
+    def at(self, gaussians: Gaussians, freeze: Freeze | None = None) -> NativeLinearization:
+        """The linearisation at another point that keeps this one's lists ("order") or all its decisions ("pairs")."""
+        return NativeLinearization(
+            self._vector_input(gaussians),
+            self.cameras,
+            self.config,
+            self._background,
+            freeze or self.freeze,
+            check_finite=False,
+            _origin=self,
+        )
+
+    def render(self, gaussians: Gaussians) -> Rendering:
+        """R at another point with this one's decisions; differentiable with respect to `gaussians`."""
+        from .render import differentiable_rendering
+
+        return differentiable_rendering(gaussians, self.cameras, self._background, lambda point: self.at(point))
+
+    # --- products ---
+
+    def jvp(self, v: Gaussians) -> Float[Tensor, "V H W 3"]:
+        """J v."""
+        v, out = self._vector_input(v), self._image(3)
+        with self._turn:
+            self._plan.jvp(addresses(v), out.data_ptr(), self._threads)
+        return out
+
+    def vjp(self, u: Float[Tensor, "V H W 3"]) -> Gaussians:
+        """Jᵀ u."""
+        return self.rendering_vjp(u, None, None, cameras=False)[0]
+
+    def vjp_cameras(self, u: Float[Tensor, "V H W 3"]) -> Float[Tensor, "V 6"]:
+        """Gradient with respect to the twist ξ = (v, ω) in viewmat(ξ) = exp(ξ^)·viewmat, at 0."""
+        return self.rendering_vjp(u, None, None, cameras=True)[2].to(self._dtype)
+
+    def rendering_vjp(
+        self,
+        u_rgb: Float[Tensor, "V H W 3"] | None,
+        u_alpha: Float[Tensor, "V H W 1"] | None,
+        u_depth: Float[Tensor, "V H W 1"] | None,
+        cameras: bool,
+    ) -> tuple[Gaussians, Float[Tensor, "V 4 4"], Float[Tensor, "V 6"]]:
+        """Cotangents of the Gaussians, of the viewmats (entry by entry, float64) and of the twists (float64).
+
+        The last two are zero unless `cameras`.
+        """
+        held = [None if u_rgb is None else self._image_input("the cotangent of rgb", u_rgb)]
+        u_sum = None
+        if u_depth is not None:
+            # depth = Σ w z / max(Σ w, 1e-10)
+            u_depth = self._image_input("the cotangent of depth", u_depth, 1)
+            alpha = self.rendering.alpha
+            u_sum = u_depth / alpha.clamp_min(1e-10)
+            through_alpha = torch.where(alpha > 1e-10, -u_sum * self.rendering.depth, torch.zeros_like(u_sum))
+            u_alpha = through_alpha if u_alpha is None else u_alpha + through_alpha
+        held += [None if u_alpha is None else self._image_input("the cotangent of alpha", u_alpha, 1), u_sum]
+        out = self._vector()
+        sums = torch.zeros(self.cameras.num_views, 18, dtype=torch.float64)
+        with self._turn:
+            self._plan.vjp(
+                *(0 if image is None else image.data_ptr() for image in held),
+                addresses(out),
+                sums.data_ptr() if cameras else 0,
+                self._threads,
+            )
+        return out, *self._camera_cotangents(sums)
+
+    def _camera_cotangents(self, sums: Float[Tensor, "V 18"]) -> tuple[Float[Tensor, "V 4 4"], Float[Tensor, "V 6"]]:
+        viewmats = self.cameras.viewmats.detach().double()
+        rotation, translation = viewmats[:, :3, :3], viewmats[:, :3, 3]
+        v_rotation, v_translation = sums[:, :9].reshape(-1, 3, 3), sums[:, 9:12]
+        v_center, v_omega = sums[:, 12:15], sums[:, 15:18]
+        # centre = −Rᵀt
+        v_translation = v_translation - (rotation @ v_center[:, :, None])[:, :, 0]
+        v_viewmats = torch.zeros_like(viewmats)
+        v_viewmats[:, :3, :3] = v_rotation - translation[:, :, None] * v_center[:, None, :]
+        v_viewmats[:, :3, 3] = v_translation
+        return v_viewmats, torch.cat([v_translation, v_omega], dim=1)
+
+    def gauss_newton(self, v: Gaussians, weights: Weights) -> Gaussians:
+        """JᵀWJ v, fused for a tensor of weights."""
+        if not isinstance(weights, Tensor):
+            return self.vjp(weights(self.jvp(v)))
+        v, weights, out = self._vector_input(v), self._image_input("weights", weights), self._vector()
+        with self._turn:
+            self._plan.gauss_newton(addresses(v), weights.data_ptr(), addresses(out), self._threads)
+        return out
+
+    def diagonal(self, weights: Weights) -> Gaussians:
+        """The diagonal of JᵀWJ; of an operator W only its diagonal is used."""
+        return self._blocks(weights, blocks=False)[0]
+
+    def blocks(self, weights: Weights) -> GaussianBlocks:
+        """Per-Gaussian diagonal blocks of JᵀWJ; of an operator W only its diagonal is used."""
+        return GaussianBlocks(*self._blocks(weights, blocks=True)[1:])
+
+    def _blocks(self, weights: Weights, blocks: bool) -> tuple[Gaussians, Tensor, Tensor]:
+        diagonal_weights = weights if isinstance(weights, Tensor) else weights.diagonal()
+        diagonal_weights = self._image_input("weights", diagonal_weights)
+        n, k = self.gaussians.num_gaussians, (self.gaussians.sh_degree + 1) ** 2
+        geometry = torch.empty(n if blocks else 0, 11, 11, dtype=self._dtype)
+        sh = torch.empty(n if blocks else 0, 3, k, k, dtype=self._dtype)
+        diagonal = self._vector()
+        with self._turn:
+            self._plan.blocks(
+                diagonal_weights.data_ptr(),
+                addresses(diagonal),
+                geometry.data_ptr() if blocks else 0,
+                sh.data_ptr() if blocks else 0,
+                self._threads,
+            )
+        return diagonal, geometry, sh
+
+    def vjp_tangent(self, v: Gaussians, u: Float[Tensor, "V H W 3"], du: Float[Tensor, "V H W 3"]) -> Gaussians:
+        """Jᵀ du + d/dε J(θ + εv)ᵀ u, by dual numbers through the vjp."""
+        v, out = self._vector_input(v), self._vector()
+        u, du = self._image_input("u", u), self._image_input("du", du)
+        with self._turn:
+            self._plan.vjp_tangent(addresses(v), u.data_ptr(), du.data_ptr(), addresses(out), self._threads)
+        return out
+
+    def reproject(self) -> None:
+        """Project from the raw parameters again (the benchmark's share that the plan otherwise keeps)."""
+        with self._turn:
+            self._plan.reproject(self._threads)

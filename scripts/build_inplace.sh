@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Builds the extension into the source tree, for development: bash scripts/build_inplace.sh [cmake arguments]
+# PYTHON (default python3) names the interpreter, BUILD_DIR the build folder.
+set -euo pipefail
+root=$(cd "$(dirname "$0")/.." && pwd)
+python=${PYTHON:-python3}
+build=${BUILD_DIR:-$root/build/inplace}
+cmake -S "$root" -B "$build" -G Ninja -DPython_EXECUTABLE="$(command -v "$python")" "$@" >/dev/null
+cmake --build "$build"
+# Replaced in one step: a running process keeps the file it has mapped.
+for library in "$build"/_cpu*.so; do
+  cp "$library" "$root/ns_diff3r/.$(basename "$library").new"
+  mv "$root/ns_diff3r/.$(basename "$library").new" "$root/ns_diff3r/$(basename "$library")"
+done
