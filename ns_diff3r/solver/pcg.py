@@ -22,6 +22,8 @@ class PCGConfig:
 
     preconditioner: PreconditionerKind = "block_jacobi"
     """Approximate inverse: "none", "jacobi" (the diagonal) or "block_jacobi" (11x11 geometry and KxK colour blocks)."""
+    geometric_mean: bool = True
+    """Precondition with the geometric mean of Λ and the diagonal (or blocks) of A instead of the latter alone."""
     tolerance: float = 1e-3
     """Stop when the residual, in the norm sqrt(rᵀM⁻¹r), is this fraction of the right-hand side's."""
     max_iterations: int = 200

@@ -8,7 +8,7 @@ from ns_diff3r.rasterization.protocol import GaussianBlocks
 from ns_diff3r.solver import preconditioners
 from ns_diff3r.solver.image_loss import ImageLoss
 from ns_diff3r.solver.normal_operator import NormalOperator
-from ns_diff3r.solver.preconditioners import BlockJacobi, Jacobi
+from ns_diff3r.solver.preconditioners import BlockJacobi, Jacobi, make_preconditioner
 from tests.solver.dense_problem import DenseRenderer, block_indices, random_gaussians
 
 LOSSES = [ImageLoss(kind="mse", ssim_weight=0.0), ImageLoss(ssim_curvature="center"), ImageLoss()]
@@ -84,11 +84,30 @@ def test_block_jacobi_inverts_the_blocks(sh_degree, frozen, implementation, monk
     blocks = torch.where(kept, dense, 0.0) + torch.diag(1 - free)
     r = operator.mask_(random_gaussians(19, sh_degree, seed=4).flatten())
     z = torch.full_like(r, 7.0)
-    preconditioner = BlockJacobi(operator)
+    preconditioner = BlockJacobi(operator, geometric_mean=False)
     product = preconditioner.solve(r, z)
     torch.testing.assert_close(z, torch.linalg.solve(blocks, r), rtol=1e-8, atol=1e-9)
     assert product == pytest.approx(float(r @ z), rel=1e-11)
-    assert preconditioner.num_replaced == 0
+    assert preconditioner.num_clamped == 0
+
+    # The geometric mean G of Λ and the blocks is the solution of G Λ⁻¹ G = blocks: G⁻¹ blocks G⁻¹ r = Λ⁻¹ r.
+    mean = BlockJacobi(operator, geometric_mean=True)
+    assert mean.solve(r, z) == pytest.approx(float(r @ z), rel=1e-11)
+    again = torch.empty_like(z)
+    mean.solve(operator.mask_(blocks @ z), again)
+    torch.testing.assert_close(again, r / operator.strength, rtol=1e-8, atol=1e-8 * float(again.abs().max()))
+
+
+def test_jacobi_is_the_diagonal_or_its_geometric_mean_with_the_prior():
+    operator = operator_of(LOSSES[0])
+    r, z = random_gaussians(4, 1, seed=4).flatten(), torch.empty(operator.size, dtype=torch.float64)
+    make_preconditioner("jacobi", operator, geometric_mean=False).solve(r, z)
+    torch.testing.assert_close(z, r / operator.diagonal(), rtol=1e-12, atol=0)
+    make_preconditioner("jacobi", operator).solve(r, z)
+    torch.testing.assert_close(z, r / (operator.diagonal() * operator.strength).sqrt(), rtol=1e-12, atol=0)
+    without = operator_of(LOSSES[0], strength=None)
+    make_preconditioner("jacobi", without).solve(r, z)
+    torch.testing.assert_close(z, r / without.diagonal(), rtol=1e-12, atol=0)
 
 
 def test_jacobi_leaves_empty_rows_alone():
@@ -99,17 +118,17 @@ def test_jacobi_leaves_empty_rows_alone():
 
 
 @pytest.mark.parametrize("implementation", ["native", "torch"])
-@pytest.mark.parametrize("strength", [None, 1e-12])
-def test_singular_blocks_fall_back_to_their_diagonal(strength, implementation, monkeypatch):
-    """A Gaussian that three residuals see has blocks of rank 3; float32 cannot factor them, M must stay positive."""
+@pytest.mark.parametrize(("strength", "geometric_mean"), [(None, False), (1e-12, False), (1e-12, True)])
+def test_singular_blocks_stay_positive_definite(strength, geometric_mean, implementation, monkeypatch):
+    """A Gaussian that three residuals see has blocks of rank 3, beside which float32 does not see a tiny Λ."""
     if implementation == "torch":
         monkeypatch.setattr(preconditioners, "is_native", lambda tensor: False)
     theta = random_gaussians(40, 2, dtype=torch.float32)
     linearization = DenseRenderer(theta, image=(1, 1, 1), unseen=(7,))(theta)
     prior = None if strength is None else torch.full((theta.num_parameters,), strength)
     operator = NormalOperator(linearization, torch.ones_like(linearization.rgb), 3, prior)
-    preconditioner = BlockJacobi(operator)
-    assert preconditioner.num_replaced > 0
+    preconditioner = BlockJacobi(operator, geometric_mean)
+    assert preconditioner.num_clamped > 0 or strength is not None
     for seed in range(3):
         r = random_gaussians(40, 2, seed=seed, dtype=torch.float32).flatten()
         z = torch.empty_like(r)
@@ -130,8 +149,8 @@ def test_block_solves_do_not_depend_on_the_number_of_threads():
     try:
         for threads in (1, 2, 4):
             torch.set_num_threads(threads)
-            preconditioner, z = BlockJacobi(operator), torch.empty(theta.num_parameters)
-            results.append((preconditioner.num_replaced, preconditioner.solve(theta.flatten(), z), z))
+            preconditioner, z = BlockJacobi(operator, True), torch.empty(theta.num_parameters)
+            results.append((preconditioner.num_clamped, preconditioner.solve(theta.flatten(), z), z))
     finally:
         torch.set_num_threads(before)
     for result in results[1:]:

@@ -59,7 +59,7 @@ class Implicit:
 
         operator = finished.operator
         rhs = operator.mask_(gradient.clone())
-        preconditioner = make_preconditioner(finished.pcg.preconditioner, operator)
+        preconditioner = make_preconditioner(finished.pcg.preconditioner, operator, finished.pcg.geometric_mean)
         result = pcg(operator, rhs, finished.pcg, preconditioner, finished.warm_start)
         info.status, info.iterations, info.residual = result.status.value, result.iterations, result.residual
         info.residual_history = result.residual_history

@@ -33,6 +33,6 @@ class GaussNewton:
         """One solve and one step."""
         gradient, statistics = point.total_gradient()
         operator = point.normal_operator()
-        preconditioner = make_preconditioner(self.pcg.preconditioner, operator)
+        preconditioner = make_preconditioner(self.pcg.preconditioner, operator, self.pcg.geometric_mean)
         step = pcg(operator, gradient, self.pcg, preconditioner).solution
         return InnerStep(torch.sub(point.theta, step, out=out), statistics)
