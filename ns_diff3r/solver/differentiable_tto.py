@@ -80,7 +80,12 @@ class DifferentiableTTO(nn.Module):
             raise ValueError(f"{len(scenes)} scenes, {len(contexts)} contexts and {len(priors)} priors do not match")
 
         with torch.autocast(scenes[0].device.type, enabled=False):
-            jobs = [_SceneJob(self.config, *args) for args in zip(scenes, priors, contexts, strict=True)]
+            measure = self.training or not self.curvature_scale.has_history
+            jobs = []
+            for scene, strength, views in zip(scenes, priors, contexts, strict=True):
+                jobs.append(_SceneJob(self.config, scene, strength, views, measure))
+                if not single:
+                    jobs[-1].at_start = None  # made again when its turn comes: not all scenes in memory at once
             self._set_scales(jobs)
             results = [self._run(index, job) for index, job in enumerate(jobs)]
         if single:
@@ -89,19 +94,13 @@ class DifferentiableTTO(nn.Module):
 
     def _set_scales(self, jobs: list[_SceneJob]) -> None:
         """D of every scene: the moving average, after this batch has entered it; a scene's own without a history."""
-        jobs = [job for job in jobs if job.multiplier is not None]
-        if not jobs:
-            return
-        if self.training or not self.curvature_scale.has_history:
-            curvatures = torch.stack([job.curvature() for job in jobs])
-            if self.training:
-                self.curvature_scale.update(curvatures)
-            else:
-                for job, curvature in zip(jobs, curvatures, strict=True):
-                    job.scale = floored(curvature.tolist())
-                return
+        curvatures = [job.curvature for job in jobs if job.curvature is not None]
+        if self.training and curvatures:
+            self.curvature_scale.update(torch.stack(curvatures))
         for job in jobs:
-            job.scale = self.curvature_scale.scale()
+            if job.multiplier is not None:
+                own = None if self.training else job.curvature
+                job.scale = self.curvature_scale.scale() if own is None else floored(own.tolist())
 
     def _run(self, index: int, job: _SceneJob) -> tuple[Gaussians, TTOSolution]:
         warm = self._warm_starts.get(index) if self.config.pcg.warm_start else None
@@ -116,7 +115,7 @@ class DifferentiableTTO(nn.Module):
 class _SceneJob:
     """One scene of a call: checked and brought into the normalised frame, ready to run."""
 
-    def __init__(self, config: TTOConfig, init: Gaussians, prior: Any, context: Views) -> None:
+    def __init__(self, config: TTOConfig, init: Gaussians, prior: Any, context: Views, measure: bool) -> None:
         self.config = config
         self.mode = BackwardMode(config.backward_mode)
         _check_scene(init, context)
@@ -130,19 +129,18 @@ class _SceneJob:
         self.problem = SceneProblem(ImageObjective(config.loss, context.images.to(init.dtype)), linearizer)
         self.scale: list[float] | None = None
         with torch.no_grad():
-            at_start = self.problem.evaluate(self.start.detach())
-        self.at_start: Evaluation | None = at_start
-        if not bool(at_start.linearization.visible.any()):
+            at = self.problem.evaluate(self.start.detach())
+        self.at_start: Evaluation | None = at
+        if not bool(at.linearization.visible.any()):
             raise ValueError(
                 f"none of {init.num_gaussians} Gaussians is visible in the {context.num_views} context views: nothing "
                 "can be optimised. Are the cameras world-to-camera OpenCV, and in the units of the Gaussians?"
             )
-
-    def curvature(self) -> Tensor:
-        """Mean diag(JᵀWJ)/n per group at θ⁰."""
-        with torch.no_grad():
-            at = self.at_start or self.problem.evaluate(self.start.detach())
-            return scene_curvature(at.linearization, at.loss.curvature, self.problem.num_residuals)
+        self.curvature: Tensor | None = None
+        """Mean diag(JᵀWJ)/n per group at θ⁰, where a prior needs it."""
+        if measure and prior is not None:
+            with torch.no_grad():
+                self.curvature = scene_curvature(at.linearization, at.loss.curvature, self.problem.num_residuals)
 
     def run(self, warm: Tensor | None, remember: Callable[[Tensor | None], None]) -> tuple[Gaussians, TTOSolution]:
         """Optimise; the result carries the configured backward mode."""
@@ -162,6 +160,7 @@ class _SceneJob:
             stationarity_tolerance=self.config.stationarity_tolerance,
             first=at_start,
         )
+        trajectory.state = {}  # the moments are of no use any more
         scale = None if self.scale is None else {name: self.scale[i] for i, name in enumerate(GROUPS)}
         solution = TTOSolution.of(trajectory, self.frame, scale, self._warnings(trajectory))
         finished = FinishedTTO(

@@ -232,6 +232,22 @@ def test_batch_of_two_rendered_scenes_of_different_size():
         assert report.backward.residual < 1.0
 
 
+def test_backends_agree():
+    """The compiled renderer and the dense oracle, through five Adam steps and the implicit solve."""
+    init, cameras = scene(num=6)
+    target = render(scene(num=10)[0], cameras).rgb.clamp(0, 1)
+    outcomes = []
+    for backend in ("native", "reference"):
+        leaves = init.clone().requires_grad_()
+        layer = DifferentiableTTO(TTOConfig(num_steps=5, backend=backend, pcg=TIGHT)).eval()
+        theta, solution = layer(leaves, 0.5, Views(target, cameras))
+        (theta.flatten() ** 2).sum().backward()
+        outcomes.append((theta.detach().flatten(), torch.cat([leaf.grad.reshape(-1) for leaf in leaves.leaves()])))
+        assert solution.backward.status == "converged"
+    for native, reference in zip(*outcomes, strict=True):
+        assert (native - reference).norm() < 1e-7 * reference.norm()
+
+
 def test_no_gaussian_in_view_is_one_clear_error():
     init, cameras = scene()
     behind = replace(init, means=init.means - torch.tensor([0.0, 0.0, 100.0], dtype=torch.float64))

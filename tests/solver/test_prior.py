@@ -117,6 +117,24 @@ def test_moving_average_is_bias_corrected_and_saved():
     restored = CurvatureScale(decay=0.9)
     restored.load_state_dict(scale.state_dict())
     assert restored.scale() == scale.scale()
+
+
+def test_moving_average_is_that_of_all_processes(monkeypatch):
+    """Another process whose batch holds one scene of curvature 7 (all_reduce replaced by its sum)."""
+    monkeypatch.setattr(torch.distributed, "is_available", lambda: True)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+
+    def all_reduce(totals):
+        totals += torch.tensor([7.0] * 6 + [1.0], dtype=totals.dtype)
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    scale = CurvatureScale()
+    scale.update(torch.tensor([[1.0] * 6, [4.0] * 6], dtype=torch.float64))
+    assert scale.scale() == pytest.approx([4.0] * 6)
+
+
+def test_first_update_is_the_average_itself():
+    batches = torch.rand(1, 2, 6, dtype=torch.float64) + 0.5
     first = CurvatureScale()
     first.update(batches[0])
     assert first.scale() == pytest.approx(batches[0].mean(0).tolist(), rel=1e-12)
