@@ -175,6 +175,15 @@ def test_replay_is_the_run_itself_at_its_own_start_and_smooth_around_it(loss, no
         replayed.replay()
 
 
+def test_a_record_keeps_every_iterate():
+    start, problem, prior = setup()
+    trajectory = run_trajectory(problem, start, Adam(RATES), 6, prior, record=True)
+    assert trajectory.record is not None
+    for steps, evaluation in enumerate(trajectory.record):
+        expected = run_trajectory(problem, start, Adam(RATES), steps, prior).theta
+        assert torch.equal(evaluation.linearization.gaussians.flatten(), expected)
+
+
 @pytest.mark.parametrize("loss", [MSE, ImageLoss(kind="mse"), ImageLoss()])
 def test_hessian_product_is_the_derivative_of_the_gradient_and_symmetric(loss):
     start, problem, prior = setup(loss, bend=0.3)
