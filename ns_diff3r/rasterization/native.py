@@ -174,13 +174,17 @@ class NativeLinearization:
 
     def at(self, gaussians: Gaussians, freeze: Freeze | None = None) -> NativeLinearization:
         """The linearisation at another point that keeps this one's lists ("order") or all its decisions ("pairs")."""
+        return self._at(gaussians, freeze or self.freeze, products=True)
+
+    def _at(self, gaussians: Gaussians, freeze: Freeze, products: bool) -> NativeLinearization:
         return NativeLinearization(
             self._vector_input(gaussians),
             self.cameras,
             self.config,
             self._background,
-            freeze or self.freeze,
+            freeze,
             check_finite=False,
+            products=products,
             _origin=self,
         )
 
@@ -188,7 +192,10 @@ class NativeLinearization:
         """R at another point with this one's decisions; differentiable with respect to `gaussians`."""
         from .render import differentiable_rendering
 
-        return differentiable_rendering(gaussians, self.cameras, self._background, lambda point: self.at(point))
+        products = torch.is_grad_enabled() and gaussians.requires_grad
+        return differentiable_rendering(
+            gaussians, self.cameras, self._background, lambda point: self._at(point, self.freeze, products)
+        )
 
     # --- products ---
 

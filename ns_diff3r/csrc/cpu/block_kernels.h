@@ -20,36 +20,61 @@ constexpr int moment_index(int i, int j) {
   return i == j ? 16 + sum_lane(12 + (i - 6), 15) : 0;
 }
 
-// Column p of G: tangents of (q0..q5, rgb) for a unit tangent of geometry parameter p.
+struct MomentTable {
+  int index[9][9];
+};
+constexpr MomentTable make_moment_table() {
+  MomentTable table{};
+  for (int i = 0; i < 9; ++i)
+    for (int j = 0; j < 9; ++j) table.index[i][j] = i <= j ? moment_index(i, j) : moment_index(j, i);
+  return table;
+}
+constexpr MomentTable kMoments = make_moment_table();
+
+// G by rows: row a holds the derivatives of number a of (q0..q5, rgb) by the eleven geometry parameters.
 template <class T>
-NS_HD void geometry_column(const PlanView<T>& plan, const Camera<T>& camera, const Geometry<Lanes<T>>& g,
-                           const Vec3<Lanes<T>>* sh, const Decisions<Mask<T>>& decisions, int parameter, Lanes<T> (&column)[9]) {
+NS_HD_LARGE void geometry_jacobian(const PlanView<T>& plan, const Camera<T>& camera, const Geometry<Lanes<T>>& g,
+                             const Vec3<Lanes<T>>* sh, const Decisions<Mask<T>>& decisions, const Mask<T>& visible,
+                             Lanes<T> (&jacobian)[9][kGeometryParameters]) {
   using L = Lanes<T>;
-  using D = Dual<L>;
   const RasterizationConfig<T>& c = plan.config;
-  const auto unit = [&](int p) { return L(p == parameter ? T(1) : T(0)); };
-  const Geometry<L> tangent{{unit(0), unit(1), unit(2)},
-                            {unit(3), unit(4), unit(5), unit(6)},
-                            {unit(7), unit(8), unit(9)},
-                            unit(10)};
-  const Geometry<D> dual = dual_geometry(g, tangent);
-  Projected<D> projected;
-  project(camera, dual, decisions, c.eps2d, c.antialiased, c.min_compensation, c.perspective_epsilon, projected);
-  const Splat<D>& s = projected.splat;
-  column[0] = s.opacity.d / s.opacity.v;
-  column[1] = -(s.conic_a.v * s.mean_x.d + s.conic_b.v * s.mean_y.d);
-  column[2] = -(s.conic_b.v * s.mean_x.d + s.conic_c.v * s.mean_y.d);
-  column[3] = s.conic_a.d * L(T(-0.5));
-  column[4] = -s.conic_b.d;
-  column[5] = s.conic_c.d * L(T(-0.5));
-  column[6] = column[7] = column[8] = L(T(0));
-  if (parameter < 3 && plan.num_sh_bases > 1) {
-    const Vec3<D> color = unclamped_color(plan.num_sh_bases, view_direction(camera, dual.mean, plan.num_sh_bases), [&](int k) {
-      return Vec3<D>{D(sh[k].x), D(sh[k].y), D(sh[k].z)};
-    });
-    column[6] = keep(decisions.red, color.x.d);
-    column[7] = keep(decisions.green, color.y.d);
-    column[8] = keep(decisions.blue, color.z.d);
+  const L zero(T(0)), half(T(-0.5));
+  Projected<L> projected;
+  project_rows(plan, camera, g, decisions, projected);
+  const Splat<L>& s = projected.splat;
+  for (int a = 0; a < 6; ++a) {
+    Splat<L> v{zero, zero, zero, zero, zero, zero, {zero, zero, zero}, zero};
+    if (a == 0) v.opacity = L(T(1)) / s.opacity;
+    if (a == 1) {
+      v.mean_x = -s.conic_a;
+      v.mean_y = -s.conic_b;
+    }
+    if (a == 2) {
+      v.mean_x = -s.conic_b;
+      v.mean_y = -s.conic_c;
+    }
+    if (a == 3) v.conic_a = half;
+    if (a == 4) v.conic_b = L(T(-1));
+    if (a == 5) v.conic_c = half;
+    CameraCotangent<L> unused;
+    const Geometry<L> row = keep(visible, project_vjp(camera, projected, decisions, c.eps2d, c.antialiased,
+                                                      c.min_compensation, v, unused));
+    const L parameters[kGeometryParameters] = {row.mean.x, row.mean.y,  row.mean.z,  row.quat.w,  row.quat.x, row.quat.y,
+                                               row.quat.z, row.scale.x, row.scale.y, row.scale.z, row.opacity};
+    for (int p = 0; p < kGeometryParameters; ++p) jacobian[a][p] = parameters[p];
+  }
+  const ViewDirection<L> direction = view_direction(camera, g.mean, plan.num_sh_bases);
+  const Mask<T> active[3] = {decisions.red & visible, decisions.green & visible, decisions.blue & visible};
+  for (int channel = 0; channel < 3; ++channel) {
+    for (int p = 0; p < kGeometryParameters; ++p) jacobian[6 + channel][p] = zero;
+    if (plan.num_sh_bases == 1) continue;
+    const L one = keep(active[channel], L(T(1)));
+    const Vec3<L> unit{channel == 0 ? one : zero, channel == 1 ? one : zero, channel == 2 ? one : zero};
+    const Vec3<L> v_mean = color_vjp(plan.num_sh_bases, direction, sh, unit, static_cast<Vec3<L>*>(nullptr));
+    const Vec3<L> kept = keep(active[channel], v_mean);
+    jacobian[6 + channel][0] = kept.x;
+    jacobian[6 + channel][1] = kept.y;
+    jacobian[6 + channel][2] = kept.z;
   }
 }
 
@@ -83,17 +108,13 @@ void blocks_chunk(const PlanView<T>& plan, const T* moment_slots, int64_t chunk,
       const Mask<T> visible = Mask<T>::from_bits(plan.group_visible[record / kGroup]);
       const Camera<T>& camera = plan.cameras[view];
       const Decisions<Mask<T>> decisions = load_decisions<T>(plan.group_decisions[record / kGroup]);
+      prefetch_ahead<T, 3>(plan, view, i, kSlotsAhead, moment_slots);
       L gathered[3][kLanes];
       gather_slots<T, 3>(plan, record, moment_slots, gathered);
-      const auto moment = [&](int a, int b) {
-        const int index = a <= b ? moment_index(a, b) : moment_index(b, a);
-        return gathered[index / kLanes][index % kLanes];
-      };
-      L jacobian[P][9], diagonal[P];
-      for (int p = 0; p < P; ++p) {
-        geometry_column(plan, camera, g, sh, decisions, p, jacobian[p]);
-        for (int a = 0; a < 9; ++a) jacobian[p][a] = keep(visible, jacobian[p][a]);
-      }
+      const L* const moments = gathered[0];  // all 48 numbers
+      const auto moment = [&](int a, int b) { return moments[kMoments.index[a][b]]; };
+      L jacobian[9][P], diagonal[P];
+      geometry_jacobian(plan, camera, g, sh, decisions, visible, jacobian);
       for (int p = 0; p < P; ++p) {
         // B times column p; rows of different colours do not mix
         L product[9];
@@ -101,12 +122,12 @@ void blocks_chunk(const PlanView<T>& plan, const T* moment_slots, int64_t chunk,
         for (int a = 0; a < 9; ++a) {
           L sum(T(0));
           for (int b = 0; b < used; ++b)
-            if (a < 6 || b < 6 || a == b) sum += moment(a, b) * jacobian[p][b];
+            if (a < 6 || b < 6 || a == b) sum += moment(a, b) * jacobian[b][p];
           product[a] = sum;
         }
         for (int q = out.geometry ? 0 : p; q <= p; ++q) {
           L value(T(0));
-          for (int a = 0; a < (q < 3 ? 9 : 6); ++a) value += jacobian[q][a] * product[a];
+          for (int a = 0; a < (q < 3 ? 9 : 6); ++a) value += jacobian[a][q] * product[a];
           if (q == p) diagonal[p] = value;
           if (!out.geometry) continue;
           add_element(out.geometry, rows, P * P, q * P + p, value);

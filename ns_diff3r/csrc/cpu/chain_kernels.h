@@ -34,7 +34,7 @@ NS_HD void project_dual(const PlanView<T>& plan, const Camera<T>& camera, const 
   const RasterizationConfig<T>& c = plan.config;
   project(camera, geometry, decisions, c.eps2d, c.antialiased, c.min_compensation, c.perspective_epsilon, projected);
   const Vec3<D> color =
-      unclamped_color(plan.num_sh_bases, view_direction(camera, geometry.mean, plan.num_sh_bases), [&](int k) { return sh[k]; });
+      unclamped_color(plan.num_sh_bases, view_direction(camera, geometry.mean, plan.num_sh_bases), sh);
   projected.splat.color = clamp_color_vjp<D>(decisions, color);
 }
 
@@ -216,7 +216,7 @@ void vjp_chunk(const PlanView<T>& plan, const T* slots, bool depth, int64_t chun
     for (int k = 0; k < K; ++k) total_sh[k] = {zero, zero, zero};
     if (visible_in_any(plan, i)) {
       const Geometry<L> g = load_geometry(plan.params, rows);
-      Vec3<L> sh[kMaxShBases];
+      Vec3<L> sh[kMaxShBases], v_sh[kMaxShBases];
       load_sh(plan.params, rows, K, sh);
       for (int64_t view = 0; view < plan.num_views; ++view) {
         const int64_t record = view * plan.view_stride + i;
@@ -234,10 +234,9 @@ void vjp_chunk(const PlanView<T>& plan, const T* slots, bool depth, int64_t chun
         CameraCotangent<L> v_camera;
         Geometry<L> v_geometry = project_vjp(camera, projected, decisions, config.eps2d, config.antialiased,
                                              config.min_compensation, v, v_camera);
-        const Vec3<L> v_mean_sh =
-            color_vjp(K, view_direction(camera, g.mean, plan.num_sh_bases), [&](int k) { return sh[k]; },
-                      clamp_color_vjp<L>(decisions, v.color),
-                      [&](int k, const Vec3<L>& v_sh) { total_sh[k] = total_sh[k] + keep(visible, v_sh); });
+        const Vec3<L> v_mean_sh = color_vjp(K, view_direction(camera, g.mean, K), sh,
+                                            clamp_color_vjp<L>(decisions, v.color), v_sh);
+        for (int k = 0; k < K; ++k) total_sh[k] = total_sh[k] + keep(visible, v_sh[k]);
         if (camera_sums)
           add_camera_sums(camera, projected, g.mean, v_camera, v_mean_sh, visible,
                           camera_sums + (view * plan.num_chunks + chunk) * kCameraSums);
@@ -271,7 +270,7 @@ void vjp_tangent_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tange
     for (int k = 0; k < K; ++k) total_sh[k] = {zero, zero, zero};
     if (visible_in_any(plan, i)) {
       Geometry<D> geometry;
-      Vec3<D> sh[kMaxShBases];
+      Vec3<D> sh[kMaxShBases], v_sh[kMaxShBases];
       load_dual(plan, tangents, rows, geometry, sh);
       for (int64_t view = 0; view < plan.num_views; ++view) {
         const int64_t record = view * plan.view_stride + i;
@@ -291,11 +290,9 @@ void vjp_tangent_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tange
         CameraCotangent<D> v_camera;
         const Geometry<D> v_geometry = project_vjp(camera, projected, decisions, config.eps2d, config.antialiased,
                                                    config.min_compensation, v, v_camera);
-        const Vec3<D> v_mean_sh =
-            color_vjp(K, view_direction(camera, geometry.mean, plan.num_sh_bases), [&](int k) { return sh[k]; },
-                      clamp_color_vjp<D>(decisions, v.color), [&](int k, const Vec3<D>& v_sh) {
-                        total_sh[k] = total_sh[k] + keep(visible, tangent_of<T>(v_sh));
-                      });
+        const Vec3<D> v_mean_sh = color_vjp(K, view_direction(camera, geometry.mean, K), sh,
+                                            clamp_color_vjp<D>(decisions, v.color), v_sh);
+        for (int k = 0; k < K; ++k) total_sh[k] = total_sh[k] + keep(visible, tangent_of<T>(v_sh[k]));
         accumulate(total, keep(visible, Geometry<L>{tangent_of<T>(v_geometry.mean + v_mean_sh),
                                                     {v_geometry.quat.w.d, v_geometry.quat.x.d, v_geometry.quat.y.d,
                                                      v_geometry.quat.z.d},

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <stdexcept>
 
 #include "parallel.h"
 
@@ -33,7 +34,7 @@ void Plan<T>::build(const GaussianPointers<T>& params, int64_t num_gaussians, in
   v.frozen_records = nullptr;
   if (!lists_ || lists_.use_count() > 1) lists_ = std::make_shared<PlanLists>();
   if (!pairs_ || pairs_.use_count() > 1) pairs_ = std::make_shared<PlanPairs>();
-  frozen_ = false;
+  frozen_ = has_pairs_ = false;
   const size_t records = record_capacity();
   v.group_visible = lists_->group_visible.reserve(records / kGroup);
   v.record_blocks = lists_->record_blocks.reserve(records);
@@ -53,7 +54,8 @@ void Plan<T>::rebase(const Plan& origin, const GaussianPointers<T>& params, bool
   cameras_ = origin.cameras_;
   background_ = origin.background_;
   lists_ = origin.lists_;
-  frozen_ = frozen;
+  if (frozen) origin.require_pairs();
+  frozen_ = has_pairs_ = frozen;
   v.cameras = cameras_.data();
   v.background = background_.data();
   v.params = params;
@@ -90,8 +92,14 @@ void Plan<T>::render(const RenderOutputs<T>& out, bool linearize, int num_thread
     v.active = pairs_->active.reserve(size_t(lists_->num_candidates));
     v.active_counts = pairs_->active_counts.reserve(size_t(num_tiles() * kBlocksPerTile));
     tile_kernel = kernel.render_active_tile;
+    has_pairs_ = true;
   }
   parallel_for(num_threads, num_tiles(), [&](int64_t tile) { tile_kernel(v, tile, out); });
+}
+
+template <class T>
+void Plan<T>::require_pairs() const {
+  if (!has_pairs_) throw std::logic_error("this plan was rendered for its images only: its contributing pairs are unknown");
 }
 
 // Work memory of one block's sweep on the calling thread.
@@ -103,6 +111,7 @@ void* Plan<T>::scratch(size_t bytes_per_pair) const {
 
 template <class T>
 void Plan<T>::jvp(const GaussianPointers<T>& tangents, T* out, int num_threads) {
+  require_pairs();
   const PlanView<T>& v = view_;
   T* records = tangents_.reserve(record_capacity() * kRecord);
   const Kernels<T>& kernel = kernels<T>();
@@ -127,6 +136,7 @@ void Plan<T>::gather(bool depth, const GaussianOutputs<T>& out, double* camera_o
 
 template <class T>
 void Plan<T>::vjp(const ImageCotangents<T>& u, const GaussianOutputs<T>& out, double* camera_out, int num_threads) {
+  require_pairs();
   const PlanView<T>& v = view_;
   T* slots = slots_.reserve(size_t(lists_->num_intersections) * kRecord);
   const Kernels<T>& kernel = kernels<T>();
@@ -138,6 +148,7 @@ void Plan<T>::vjp(const ImageCotangents<T>& u, const GaussianOutputs<T>& out, do
 template <class T>
 void Plan<T>::gauss_newton(const GaussianPointers<T>& tangents, const T* weights, const GaussianOutputs<T>& out,
                            int num_threads) {
+  require_pairs();
   const PlanView<T>& v = view_;
   T* records = tangents_.reserve(record_capacity() * kRecord);
   T* slots = slots_.reserve(size_t(lists_->num_intersections) * kRecord);
@@ -151,11 +162,10 @@ void Plan<T>::gauss_newton(const GaussianPointers<T>& tangents, const T* weights
 
 template <class T>
 void Plan<T>::blocks(const T* weights, const BlockPointers<T>& out, int num_threads) {
+  require_pairs();
   const PlanView<T>& v = view_;
   constexpr int numbers = 48;
-  // The slots of this rare product are three times as large as the others'; they are not kept.
-  Buffer<T> moments;
-  T* slots = moments.reserve(size_t(lists_->num_intersections) * numbers);
+  T* slots = slots_.reserve(size_t(lists_->num_intersections) * numbers);
   const Kernels<T>& kernel = kernels<T>();
   parallel_for(num_threads, num_tiles(), [&](int64_t tile) {
     kernel.moments_tile(v, weights, tile, scratch(kernel.sweep_pair_bytes), slots);
@@ -166,6 +176,7 @@ void Plan<T>::blocks(const T* weights, const BlockPointers<T>& out, int num_thre
 template <class T>
 void Plan<T>::vjp_tangent(const GaussianPointers<T>& tangents, const T* u, const T* du, const GaussianOutputs<T>& out,
                           int num_threads) {
+  require_pairs();
   const PlanView<T>& v = view_;
   T* records = tangents_.reserve(record_capacity() * kRecord);
   T* slots = slots_.reserve(size_t(lists_->num_intersections) * 2 * kRecord);
@@ -188,6 +199,7 @@ int64_t Plan<T>::num_records() const {
 
 template <class T>
 int64_t Plan<T>::num_active() const {
+  require_pairs();
   int64_t count = 0;
   for (int64_t block = 0; block < num_tiles() * kBlocksPerTile; ++block) count += view_.active_counts[block];
   return count;
@@ -195,6 +207,7 @@ int64_t Plan<T>::num_active() const {
 
 template <class T>
 int64_t Plan<T>::num_pairs() const {
+  require_pairs();
   int64_t count = 0;
   for (int64_t block = 0; block < num_tiles() * kBlocksPerTile; ++block) {
     const Active* active = view_.active + view_.block_offsets[block];
@@ -205,6 +218,7 @@ int64_t Plan<T>::num_pairs() const {
 
 template <class T>
 void Plan<T>::contributing(bool* out) const {
+  require_pairs();
   std::fill(out, out + view_.num_gaussians, false);
   for (int64_t view = 0; view < view_.num_views; ++view)
     for (int64_t i = 0; i < view_.num_gaussians; ++i) {

@@ -62,6 +62,7 @@ class Plan {
 
  private:
   void bin(int num_threads);
+  void require_pairs() const;
   void* scratch(size_t bytes_per_pair) const;
   int64_t num_tiles() const { return int64_t(view_.num_views) * view_.tiles_x * view_.tiles_y; }
   size_t record_capacity() const { return size_t(view_.num_views) * size_t(view_.view_stride); }
@@ -72,7 +73,8 @@ class Plan {
   std::vector<T> background_;
   std::shared_ptr<PlanLists> lists_;
   std::shared_ptr<PlanPairs> pairs_;
-  bool frozen_ = false;  // pairs_ belong to the origin
+  bool frozen_ = false;     // pairs_ belong to the origin
+  bool has_pairs_ = false;  // pairs_ are those of this point
 
   Buffer<GroupDecisions> group_decisions_;
   Buffer<T> records_, tangents_, slots_;

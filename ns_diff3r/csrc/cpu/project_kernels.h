@@ -63,7 +63,7 @@ NS_HD void color_rows(const PlanView<T>& plan, const Camera<T>& camera, const Ro
   using L = Lanes<T>;
   Vec3<L> sh[kMaxShBases];
   load_sh(plan.params, rows, plan.num_sh_bases, sh);
-  const Vec3<L> c = unclamped_color(plan.num_sh_bases, view_direction(camera, mean, plan.num_sh_bases), [&](int k) { return sh[k]; });
+  const Vec3<L> c = unclamped_color(plan.num_sh_bases, view_direction(camera, mean, plan.num_sh_bases), sh);
   const L zero(T(0));
   if (decide) {
     decisions.red = c.x > zero;
@@ -77,7 +77,7 @@ NS_HD void color_rows(const PlanView<T>& plan, const Camera<T>& camera, const Ro
 // reaches, cut to the rectangle around the ellipse alpha >= alpha_min (with a margin for rounding). Returns which
 // splats are visible.
 template <class T>
-NS_HD Mask<T> list_blocks(const PlanView<T>& plan, const Projected<Lanes<T>>& projected, Lanes<T>& tau, BlockRect* rects) {
+NS_HD_LARGE Mask<T> list_blocks(const PlanView<T>& plan, const Projected<Lanes<T>>& projected, Lanes<T>& tau, BlockRect* rects) {
   using L = Lanes<T>;
   const RasterizationConfig<T>& config = plan.config;
   const Splat<L>& s = projected.splat;

@@ -124,7 +124,8 @@ struct alignas(NS_SIMD_BYTES) Lanes {
 
   NS_HD Lanes() {}
   NS_HD Lanes(T x) {
-    for (int i = 0; i < registers; ++i) r[i] = Register{} + x;
+    // x - 0 is x for every x, so that this is one broadcast; 0 + x is not (x = -0), and would cost an addition
+    for (int i = 0; i < registers; ++i) r[i] = x - Register{};
   }
   NS_HD static Lanes load(const T* p) {
     Lanes x;

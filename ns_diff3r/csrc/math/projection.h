@@ -75,7 +75,7 @@ NS_HD void decide_ratios(const Camera<S>& camera, const Vec3<T>& p, Decisions<ma
 
 // Fills everything but the colour.
 template <class T, class S>
-NS_HD void project(const Camera<S>& camera, const Geometry<T>& g, const Decisions<mask_t<T>>& decisions, S eps2d,
+NS_HD_LARGE void project(const Camera<S>& camera, const Geometry<T>& g, const Decisions<mask_t<T>>& decisions, S eps2d,
                    bool antialiased, S min_compensation, S perspective_epsilon, Projected<T>& out) {
   const Vec3<T> p = to_camera(camera, g.mean);
   const T rz = S(1) / p.z;
@@ -138,7 +138,7 @@ struct CameraCotangent {
 
 // Cotangents of the raw geometry from those of the screen numbers (colour apart: see color_vjp).
 template <class T, class S>
-NS_HD Geometry<T> project_vjp(const Camera<S>& camera, const Projected<T>& f, const Decisions<mask_t<T>>& decisions,
+NS_HD_LARGE Geometry<T> project_vjp(const Camera<S>& camera, const Projected<T>& f, const Decisions<mask_t<T>>& decisions,
                               S eps2d, bool antialiased, S min_compensation, const Splat<T>& v,
                               CameraCotangent<T>& v_camera) {
   Geometry<T> out;
@@ -218,13 +218,13 @@ NS_HD ViewDirection<T> view_direction(const Camera<S>& camera, const Vec3<T>& me
   return {scaled(d, inverse), inverse};
 }
 
-// Σ_k Y_k sh(k) + 1/2, before the clamp at 0; sh(k) gives coefficient k as a Vec3<T>.
-template <class T, class Sh>
-NS_HD Vec3<T> unclamped_color(int num_bases, const ViewDirection<T>& direction, Sh&& sh) {
+// Σ_k Y_k sh[k] + 1/2, before the clamp at 0.
+template <class T>
+NS_HD_LARGE Vec3<T> unclamped_color(int num_bases, const ViewDirection<T>& direction, const Vec3<T>* sh) {
   using S = scalar_t<T>;
   Vec3<T> color{T(S(0.5)), T(S(0.5)), T(S(0.5))};
   for_each_sh_basis(num_bases, direction.unit, [&](int k, const T& y, const T&, const T&, const T&) {
-    color = color + scaled(sh(k), y);
+    color = color + scaled(sh[k], y);
   });
   return color;
 }
@@ -236,17 +236,18 @@ NS_HD Vec3<T> clamp_color_vjp(const Decisions<mask_t<T>>& decisions, const Vec3<
   return {select(decisions.red, v.x, zero), select(decisions.green, v.y, zero), select(decisions.blue, v.z, zero)};
 }
 
-// Given the cotangent v of the unclamped colour: v_sh(k, cotangent of coefficient k) for every k, and returns the
-// cotangent of the mean (minus that of the camera centre).
-template <class T, class Sh, class VSh>
-NS_HD Vec3<T> color_vjp(int num_bases, const ViewDirection<T>& direction, Sh&& sh, const Vec3<T>& v, VSh&& v_sh) {
+// Given the cotangent v of the unclamped colour: writes the cotangent of every coefficient (unless v_sh is null) and
+// returns that of the mean (minus that of the camera centre).
+template <class T>
+NS_HD_LARGE Vec3<T> color_vjp(int num_bases, const ViewDirection<T>& direction, const Vec3<T>* sh, const Vec3<T>& v,
+                              Vec3<T>* v_sh) {
   using S = scalar_t<T>;
   const T zero = T(S(0));
   Vec3<T> v_unit{zero, zero, zero};
   for_each_sh_basis(num_bases, direction.unit, [&](int k, const T& y, const T& dx, const T& dy, const T& dz) {
-    v_sh(k, scaled(v, y));
+    if (v_sh) v_sh[k] = scaled(v, y);
     if (k > 0) {
-      const T g = dot(sh(k), v);
+      const T g = dot(sh[k], v);
       v_unit = v_unit + Vec3<T>{dx * g, dy * g, dz * g};
     }
   });

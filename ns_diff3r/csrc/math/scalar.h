@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Qualifiers and the elementary functions every header of math/ is written in. A header is a set of templates over a
+// Qualifiers (NS_HD_LARGE: functions that the CPU calls rather than inlines, for the compiler's sake; a call is nothing
+// beside their work) and the elementary functions every header of math/ is written in. A header is a set of templates over a
 // value type T: float or double (a CUDA thread), Lanes<float|double> (sixteen of them, cpu/simd.h), or Dual<T> over any
 // of these (forward mode). Branches are masks: comparisons give bool or Mask, select(mask, a, b) chooses.
 #pragma once
@@ -7,8 +8,10 @@
 
 #if defined(__CUDACC__)
 #define NS_HD __host__ __device__ __forceinline__
+#define NS_HD_LARGE __host__ __device__ inline
 #else
 #define NS_HD inline __attribute__((always_inline))
+#define NS_HD_LARGE inline
 #endif
 
 // CPU kernels are compiled once per instruction set; the namespace keeps their inline functions apart for the linker.
