@@ -7,7 +7,7 @@ import platform
 from dataclasses import dataclass
 
 PACKAGES = ("torch", "numpy", "jaxtyping", "plyfile", "pillow", "rich", "tyro", "safetensors")
-OPTIONAL = ("nerfstudio", "gsplat", "lpips", "torchmetrics", "spz")
+OPTIONAL = ("nerfstudio", "gsplat", "lpips", "torchmetrics", "gsply")
 
 
 @dataclass
@@ -27,6 +27,7 @@ class Doctor:
         for package in OPTIONAL:
             table.add_row(f"{package} (optional)", _version(package))
         table.add_row("device", _device())
+        table.add_row("kernels", _kernels())
         problem, state = _rendering()
         table.add_row("rendering", state)
         Console().print(table)
@@ -49,6 +50,15 @@ def _device() -> str:
     if torch.version.cuda is None:
         return f"{threads}; this torch has no CUDA"
     return f"{threads}; {torch.cuda.get_device_name()}" if torch.cuda.is_available() else f"{threads}; no CUDA device"
+
+
+def _kernels() -> str:
+    from .. import extension
+
+    try:
+        return extension.describe()
+    except ImportError as error:
+        return f"MISSING: {error}"
 
 
 def _rendering() -> tuple[bool, str]:
