@@ -44,7 +44,7 @@ NS_HD_LARGE void geometry_jacobian(const PlanView<T>& plan, const Camera<T>& cam
   const Splat<L>& s = projected.splat;
   for (int a = 0; a < 6; ++a) {
     Splat<L> v{zero, zero, zero, zero, zero, zero, {zero, zero, zero}, zero};
-    if (a == 0) v.opacity = L(T(1)) / s.opacity;
+    if (a == 0) v.opacity = L(T(1));
     if (a == 1) {
       v.mean_x = -s.conic_a;
       v.mean_y = -s.conic_b;

@@ -80,7 +80,11 @@ void jvp_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tangents, int
       L row[kLanes];
       for (int l = 0; l < kLanes; ++l) row[l] = L(T(0));
       if constexpr (form == TangentForm::polynomial) {
-        row[0] = s.opacity.d / s.opacity.v;
+        row[0] = geometry.opacity.d * projected.one_minus_sigmoid.v;
+        if (plan.config.antialiased) {
+          const D& c = projected.compensation;
+          row[0] += keep(c.v > L(T(0)), c.d / c.v);
+        }
         row[1] = -(s.conic_a.v * s.mean_x.d + s.conic_b.v * s.mean_y.d);
         row[2] = -(s.conic_b.v * s.mean_x.d + s.conic_c.v * s.mean_y.d);
         row[3] = s.conic_a.d * L(T(-0.5));
@@ -146,7 +150,7 @@ template <class V, class Sum>
 NS_HD Splat<V> splat_cotangents(const Splat<V>& s, Sum&& sum) {
   using S = scalar_t<V>;
   Splat<V> v;
-  v.opacity = sum(0) / s.opacity;
+  v.opacity = sum(0);  // of ln(opacity)
   v.mean_x = -(s.conic_a * sum(1) + s.conic_b * sum(2));
   v.mean_y = -(s.conic_b * sum(1) + s.conic_c * sum(2));
   v.conic_a = sum(3) * S(-0.5);

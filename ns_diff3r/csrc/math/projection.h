@@ -51,7 +51,8 @@ struct Projected {
   Vec3<T> u0, u1;  // rows of U
   Vec3<T> scale;   // exp s
   Vec3<T> p0, p1;  // rows of P
-  T inverse_det, det_ratio, compensation, sigmoid;
+  T inverse_det, det_ratio, compensation;
+  T one_minus_sigmoid;  // with all its digits, also where the sigmoid rounds to 1
   Splat<T> splat;
   T cov_a, cov_b, cov_c;  // blurred
 };
@@ -108,14 +109,16 @@ NS_HD_LARGE void project(const Camera<S>& camera, const Geometry<T>& g, const De
   out.cov_b = b;
   out.cov_c = c + eps2d;
   out.inverse_det = S(1) / det;
-  out.sigmoid = S(1) / (S(1) + exp(-g.opacity));
+  const T e = exp(-g.opacity);
+  const T sigmoid = S(1) / (S(1) + e);
+  out.one_minus_sigmoid = e * sigmoid;
   Splat<T>& s = out.splat;
   if (antialiased) {
     out.det_ratio = det_sharp * out.inverse_det;
     out.compensation = sqrt(select(value_of(out.det_ratio) > value_of(T(min_compensation)), out.det_ratio, T(min_compensation)));
-    s.opacity = out.sigmoid * out.compensation;
+    s.opacity = sigmoid * out.compensation;
   } else {
-    s.opacity = out.sigmoid;
+    s.opacity = sigmoid;
   }
   s.conic_a = out.cov_c * out.inverse_det;
   s.conic_b = -(b * out.inverse_det);
@@ -136,7 +139,8 @@ struct CameraCotangent {
   Vec3<T> row0, row1, row2;  // of R where it appears in U = J R
 };
 
-// Cotangents of the raw geometry from those of the screen numbers (colour apart: see color_vjp).
+// Cotangents of the raw geometry from those of the screen numbers (colour apart: see color_vjp). That of the opacity is
+// relative, the cotangent of ln(opacity): it exists where the opacity itself has underflowed.
 template <class T, class S>
 NS_HD_LARGE Geometry<T> project_vjp(const Camera<S>& camera, const Projected<T>& f, const Decisions<mask_t<T>>& decisions,
                               S eps2d, bool antialiased, S min_compensation, const Splat<T>& v,
@@ -150,17 +154,14 @@ NS_HD_LARGE Geometry<T> project_vjp(const Camera<S>& camera, const Projected<T>&
   T va = -(m00 * s.conic_a + m01 * s.conic_b);
   T vb = -((m00 * s.conic_b + m01 * s.conic_c) * S(2));
   T vc = -(m10 * s.conic_b + m11 * s.conic_c);
-  const T dsigmoid = f.sigmoid * (S(1) - f.sigmoid);
+  out.opacity = v.opacity * f.one_minus_sigmoid;
   if (antialiased) {
-    out.opacity = v.opacity * f.compensation * dsigmoid;
-    // ratio = det_sharp / det; det_sharp = ac - b², det the same of the blurred covariance
+    // compensation = sqrt(ratio), ratio = det_sharp / det; det_sharp = ac - b², det the same of the blurred covariance
     const auto active = value_of(f.det_ratio) > value_of(T(min_compensation));
-    const T v_ratio = select(active, v.opacity * f.sigmoid * S(0.5) / f.compensation, T(S(0))) * f.inverse_det;
+    const T v_ratio = select(active, v.opacity * S(0.5) / f.det_ratio, T(S(0))) * f.inverse_det;
     va += v_ratio * ((f.cov_c - eps2d) - f.det_ratio * f.cov_c);
     vc += v_ratio * ((f.cov_a - eps2d) - f.det_ratio * f.cov_a);
     vb += v_ratio * f.cov_b * S(-2) * (S(1) - f.det_ratio);
-  } else {
-    out.opacity = v.opacity * dsigmoid;
   }
   const T two_va = va * S(2), two_vc = vc * S(2);
   const Vec3<T> v_p0 = scaled(f.p0, two_va) + scaled(f.p1, vb);
