@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
+from importlib import import_module
 from types import ModuleType
 
 
@@ -15,13 +16,12 @@ def cpu() -> ModuleType:
         ImportError: the package was not built; says how to build it.
     """
     try:
-        from ns_diff3r import _cpu
+        return import_module("ns_diff3r._cpu")
     except ImportError as error:
         raise ImportError(
             "ns_diff3r's compiled CPU part is missing or does not fit this Python: install the package with "
             f"`pip install .` from its source folder ({error})"
         ) from error
-    return _cpu
 
 
 def num_threads() -> int:
