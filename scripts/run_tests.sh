@@ -30,5 +30,7 @@ if [ "$extras" = test ] && "$venv/bin/python" -c 'import nerfstudio' 2>/dev/null
 fi
 
 say "Tests in $venv"
+# Most tests are small, where a second thread costs more than it gives; those about threads set their number themselves.
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 # The executable, not `python -m pytest`, which would put the source tree before the installed package.
 exec "$venv/bin/pytest" "$@"
