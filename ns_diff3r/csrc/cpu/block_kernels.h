@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // diag(JᵀWJ) and its per-Gaussian diagonal blocks: Σ_views Gᵀ B G with B the 9x9 moment matrix of RᵀWR over
-// (q0..q5, rgb) (raster_kernels.h, moments_tile) and G the Jacobian of those nine numbers in the Gaussian's parameters.
+// (q0..q5, rgb) (moment_kernels.h) and G the Jacobian of those nine numbers in the Gaussian's parameters.
 #pragma once
 #include "chain_kernels.h"
 #include "kernels.h"

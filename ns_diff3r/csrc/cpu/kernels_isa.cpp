@@ -4,7 +4,8 @@
 // Nothing from the standard library's templates is used in these kernels: a copy compiled for a newer processor could
 // otherwise be the one that the linker keeps for all.
 #include "block_kernels.h"
-#include "raster_kernels.h"
+#include "moment_kernels.h"
+#include "tangent_kernels.h"
 
 #define NS_CONCATENATE_(a, b) a##b
 #define NS_CONCATENATE(a, b) NS_CONCATENATE_(a, b)
