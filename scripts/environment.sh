@@ -23,7 +23,7 @@ check_toolchain() {
     if [ -z "$compiler" ]; then
         for compiler in c++ g++ clang++; do command -v "$compiler" >/dev/null && break; done
     fi
-    command -v "$compiler" >/dev/null || die "no C++ compiler found (Debian/Ubuntu: apt install g++)"
+    command -v "$compiler" >/dev/null || die "no C++ compiler found${CXX:+, CXX=$CXX} (Debian/Ubuntu: apt install g++)"
     printf '#include <charconv>\nint main() { return 0; }\n' | "$compiler" -std=c++17 -x c++ -fsyntax-only - 2>/dev/null ||
         die "$compiler does not compile C++17 (Debian/Ubuntu: apt install g++)"
     header=$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')/Python.h
