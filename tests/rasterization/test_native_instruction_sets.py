@@ -16,12 +16,16 @@ from tests.rasterization.native_cases import BACKGROUNDS, SIZE, all_products
 from tests.scenes import make_scene
 
 NEEDS = {"baseline": set(), "avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw"}}
+TESTS = Path(__file__).resolve().parents[1]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 KINDS = ("generic", "opaque", "stack", "beyond_clamp", "dark")
 
+# Some of nerfstudio's dependencies install a package named `tests`: pytest finds ours by file, a plain import would not.
 PROGRAM = """
-import sys, torch
+import sys, types, torch
 sys.path[:0] = {path!r}
+sys.modules["tests"] = types.ModuleType("tests")
+sys.modules["tests"].__path__ = [{tests!r}]
 from tests.rasterization.test_native_instruction_sets import results
 from ns_diff3r import extension
 torch.set_num_threads(1)
@@ -72,7 +76,7 @@ def test_instruction_set(instruction_set, tmp_path):
     if missing:
         pytest.skip(f"this processor lacks {', '.join(sorted(missing))}")
     file = tmp_path / "results.pt"
-    completed = in_subprocess(instruction_set, PROGRAM.format(path=sys.path, file=str(file)))
+    completed = in_subprocess(instruction_set, PROGRAM.format(path=sys.path, tests=str(TESTS), file=str(file)))
     assert completed.returncode == 0, completed.stderr
     used, found = torch.load(file)
     assert used == instruction_set
