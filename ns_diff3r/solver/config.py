@@ -6,6 +6,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
+from ..dataclass_state import DefaultsForMissingFields
 from ..splats import GROUPS
 from .backward.protocol import BackwardMode
 from .image_loss import ImageLoss
@@ -14,7 +15,7 @@ from .pcg import PCGConfig
 
 
 @dataclass(frozen=True)
-class LearningRates:
+class LearningRates(DefaultsForMissingFields):
     """One learning rate per attribute group, in the normalised frame (median depth 1). gsplat's, to be measured."""
 
     means: float = 1.6e-4
@@ -37,7 +38,7 @@ class LearningRates:
 
 
 @dataclass(frozen=True)
-class TTOConfig:
+class TTOConfig(DefaultsForMissingFields):
     """How `DifferentiableTTO` optimises a scene, and how it differentiates the result."""
 
     num_steps: int = 50

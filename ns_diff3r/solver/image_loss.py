@@ -17,6 +17,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..dataclass_state import DefaultsForMissingFields
 from . import penalties
 from .image_operators import SsimCurvature
 from .penalties import PenaltyKind
@@ -26,7 +27,7 @@ Images = Float[Tensor, "V H W 3"]
 
 
 @dataclass(frozen=True)
-class ImageLoss:
+class ImageLoss(DefaultsForMissingFields):
     """The photometric loss (1 − ssim_weight)·ρ(e) + ssim_weight·(1 − SSIM), averaged over all pixels and channels."""
 
     kind: PenaltyKind = "l1"

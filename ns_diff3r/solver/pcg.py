@@ -12,12 +12,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..dataclass_state import DefaultsForMissingFields
 from . import vector_ops
 from .preconditioners import Identity, Preconditioner, PreconditionerKind
 
 
 @dataclass(frozen=True)
-class PCGConfig:
+class PCGConfig(DefaultsForMissingFields):
     """How A u = b is solved."""
 
     preconditioner: PreconditionerKind = "block_jacobi"
