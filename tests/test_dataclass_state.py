@@ -3,6 +3,7 @@
 
 import pickle
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import pytest
 
@@ -28,9 +29,9 @@ class Frozen(DefaultsForMissingFields):
     inner: Inner = field(default_factory=Inner)
 
 
-def stored(cls: type, **state: object) -> object:
+def stored(cls: type, **state: object) -> Any:
     """What yaml and pickle do: an instance without its constructor, then its state."""
-    instance = cls.__new__(cls)
+    instance: Any = object.__new__(cls)
     instance.__setstate__(state)
     return instance
 
