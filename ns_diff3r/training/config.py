@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Settings of training, shared by `ns-diff3r fit` and the nerfstudio face so that both take the same steps."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+from ..dataclass_state import DefaultsForMissingFields
+from ..solver import LearningRates, TTOConfig
+from .stages import Stage, StageConfig
+
+
+@dataclass(frozen=True)
+class LossConfig(DefaultsForMissingFields):
+    """The outer loss L_out(θ*) + α L_out(θ⁰) on the target views, L_out = MSE + lpips_weight · LPIPS."""
+
+    lpips: Literal["auto", "on", "off"] = "auto"
+    """LPIPS term: "auto" where the package and its VGG weights are found (printed), "on" demands them, "off"."""
+    lpips_weight: float = 0.05
+    """Weight of the LPIPS term."""
+    auxiliary_weight: float = 0.1
+    """α: weight of the loss of the initialisation θ⁰ in the second stage."""
+    vgg_weights: Path | None = None
+    """File with torchvision's VGG16 weights (vgg16-397923af.pth); default: where torch.hub keeps it."""
+
+    def __post_init__(self) -> None:
+        if self.lpips not in ("auto", "on", "off"):
+            raise ValueError(f'LossConfig.lpips must be "auto", "on" or "off", not {self.lpips!r}')
+        for name in ("lpips_weight", "auxiliary_weight"):
+            if not 0.0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"LossConfig.{name} must be finite and not negative, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class GroupOptimizer(DefaultsForMissingFields):
+    """AdamW of one parameter group. Its learning rate rises and falls once in each stage."""
+
+    pretrain_rate: float = 5e-4
+    """Peak learning rate of the first stage."""
+    bilevel_rate: float = 1e-4
+    """Peak learning rate of the second stage."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the first and second moments."""
+    epsilon: float = 1e-8
+    """Added to the root of the second moment."""
+    max_norm: float | None = 1.0
+    """Largest norm of the group's gradient; longer ones are shortened. None: any."""
+
+    def rate(self, stage: Stage) -> float:
+        """Peak learning rate of a stage."""
+        return self.pretrain_rate if stage is Stage.PRETRAIN else self.bilevel_rate
+
+    @property
+    def base_rate(self) -> float:
+        """The learning rate that factors of the schedule multiply: the larger of the two peaks."""
+        return max(self.pretrain_rate, self.bilevel_rate)
+
+
+@dataclass(frozen=True)
+class TrainingConfig(DefaultsForMissingFields):
+    """Everything a training step depends on beside the network and the data."""
+
+    num_steps: int = 20_000
+    """Training steps, both stages together."""
+    stages: StageConfig = field(default_factory=StageConfig)
+    """When the second stage begins and what it trains."""
+    losses: LossConfig = field(default_factory=LossConfig)
+    """The outer loss."""
+    tto: TTOConfig = field(default_factory=TTOConfig)
+    """Test-time optimisation and its backward pass."""
+    tto_rate_factor: float = 4.0
+    """Multiplies the learning rates of test-time optimisation, which are meant for thousands of steps."""
+    tto_steps_eval: int | None = None
+    """Steps of test-time optimisation in evaluation, viewer and export; None: as in training."""
+    backbone: GroupOptimizer = field(default_factory=GroupOptimizer)
+    """Optimiser of the backbone proper."""
+    gaussian_head: GroupOptimizer = field(default_factory=GroupOptimizer)
+    """Optimiser of the part of the backbone that turns features into Gaussians."""
+    uncertainty_head: GroupOptimizer = field(default_factory=lambda: GroupOptimizer(bilevel_rate=1e-3))
+    """Optimiser of the head that predicts λ; the first stage does not train it."""
+    warmup_fraction: float = 0.02
+    """Share of a stage in which learning rates rise."""
+    final_fraction: float = 0.05
+    """Learning rates at the end of a stage, as a fraction of the peak."""
+    gradient_accumulation: int = 1
+    """Steps whose gradients are averaged into one update."""
+    seed: int = 0
+    """Seed of the network's weights."""
+
+    def __post_init__(self) -> None:
+        if self.num_steps < 1:
+            raise ValueError(f"TrainingConfig.num_steps must be at least 1, not {self.num_steps}")
+        if self.gradient_accumulation < 1:
+            raise ValueError(
+                f"TrainingConfig.gradient_accumulation must be at least 1, not {self.gradient_accumulation}"
+            )
+        if not self.tto_rate_factor > 0.0:
+            raise ValueError(f"TrainingConfig.tto_rate_factor must be positive, not {self.tto_rate_factor}")
+        if self.tto_steps_eval is not None and self.tto_steps_eval < 0:
+            raise ValueError(f"TrainingConfig.tto_steps_eval must not be negative, not {self.tto_steps_eval}")
+        for name in ("warmup_fraction", "final_fraction"):
+            if not 0.0 <= getattr(self, name) <= 1.0:
+                raise ValueError(f"TrainingConfig.{name} must lie in [0, 1], not {getattr(self, name)}")
+
+    def stage(self, step: int) -> Stage:
+        """The stage of a step."""
+        return self.stages.stage(step, self.num_steps)
+
+    def layer_config(self) -> TTOConfig:
+        """Settings of `DifferentiableTTO` in training: `tto` with its learning rates multiplied."""
+        rates = {name: self.tto_rate_factor * rate for name, rate in asdict(self.tto.learning_rates).items()}
+        return replace(self.tto, learning_rates=LearningRates(**rates))
+
+    def evaluation_config(self, num_steps: int | None = None) -> TTOConfig:
+        """The same for evaluation, with `num_steps` steps, or as many as `tto_steps_eval` or training says."""
+        chosen = self.tto_steps_eval if num_steps is None else num_steps
+        return self.layer_config() if chosen is None else replace(self.layer_config(), num_steps=chosen)
