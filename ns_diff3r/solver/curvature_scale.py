@@ -57,10 +57,17 @@ class CurvatureScale(nn.Module):
 
     @torch.no_grad()
     def update(self, curvatures: Float[Tensor, "S 6"]) -> None:
-        """One update with the mean over the scenes of a batch, and over processes. Every process must call it."""
-        totals = torch.cat([curvatures.sum(0), curvatures.new_tensor([curvatures.shape[0]])])
+        """One update with the mean over the scenes of a batch, and over processes.
+
+        Every process must call it, if need be with no scene ([0, 6]). Scenes whose curvature is not finite do not count;
+        without any that count, nothing changes.
+        """
+        sound = curvatures[curvatures.isfinite().all(dim=1)]
+        totals = torch.cat([sound.sum(0), sound.new_tensor([sound.shape[0]])])
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(totals)
+        if float(totals[-1]) == 0.0:
+            return
         mean = (totals[:-1] / totals[-1]).to(self.average)
         self.average.lerp_(mean, 1.0 - self.decay)
         self.num_updates += 1
