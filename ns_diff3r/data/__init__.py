@@ -1,19 +1,36 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenes from files and from generators, and Gaussians to begin with."""
+"""Scenes from files and from generators, choices of their views, and Gaussians to begin with."""
 
-from .errors import ImageError, SceneError
+from .batches import SceneBatch
+from .collection import CollectionConfig, SceneCollection, open_collection
+from .errors import ImageError, SceneError, SceneWarning
+from .image_cache import ImageCache
 from .initialization import gaussians_from_points, points_in_views
 from .intrinsics import Intrinsics
+from .sampler import BatchSampler, EvaluationItem, SamplerConfig, SceneIndices
 from .scenes import Frame, PointCloud, Scene, load_scene
+from .split import SplitConfig, split_indices
 
 __all__ = [
+    "BatchSampler",
+    "CollectionConfig",
+    "EvaluationItem",
     "Frame",
+    "ImageCache",
     "ImageError",
     "Intrinsics",
     "PointCloud",
+    "SamplerConfig",
     "Scene",
+    "SceneBatch",
+    "SceneCollection",
     "SceneError",
+    "SceneIndices",
+    "SceneWarning",
+    "SplitConfig",
     "gaussians_from_points",
     "load_scene",
+    "open_collection",
     "points_in_views",
+    "split_indices",
 ]

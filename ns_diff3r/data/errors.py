@@ -8,3 +8,7 @@ class SceneError(ValueError):
 
 class ImageError(SceneError):
     """An image file that cannot be used; the message names it."""
+
+
+class SceneWarning(UserWarning):
+    """Something of a scene is left out or decided for the user; the message names the file."""

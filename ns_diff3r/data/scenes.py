@@ -8,14 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from ..splats import Cameras, Views
+from .depth_range import depth_ranges
 from .errors import SceneError
+from .image_cache import ImageCache
 from .images import Resampling, read_image
 from .intrinsics import Intrinsics
 
@@ -49,6 +53,16 @@ class Scene:
     def num_frames(self) -> int:
         return len(self.frames)
 
+    @property
+    def name(self) -> str:
+        """Of the scene's folder, for logs and messages."""
+        return self.path.name or str(self.path)
+
+    @cached_property
+    def depth_range(self) -> tuple[Float[np.ndarray, " V"], Float[np.ndarray, " V"]] | None:
+        """(near, far) of every frame in world units, from sparse points or else from the cameras; None if unknown."""
+        return depth_ranges(self.frames, self.points)
+
     def views(
         self,
         indices: Sequence[int],
@@ -56,14 +70,16 @@ class Scene:
         size: tuple[int, int] | None = None,
         max_size: int | None = None,
         dtype: torch.dtype = torch.float32,
+        cache: ImageCache | None = None,
     ) -> Views:
-        """Load frames as Views, area-averaged to a smaller size, intrinsics following.
+        """Load frames as Views with near and far, area-averaged to a smaller size, intrinsics following.
 
         Args:
             indices: which frames; negative ones count from the end.
             size: (height, width) of the result; the largest centred box of that aspect is taken. Default: as stored.
             max_size: instead of `size`, the longest side of the result, the whole image being kept.
             dtype: of images and cameras.
+            cache: where images are looked up first and kept.
 
         Raises:
             SceneError: an index out of range, a result larger than an image, results of different sizes, an image
@@ -78,13 +94,11 @@ class Scene:
         images, intrinsics = [], []
         for frame in frames:
             resampling = self._resampling(frame, size, max_size)
-            image = read_image(frame.image_path)
-            if image.shape[:2] != (frame.intrinsics.height, frame.intrinsics.width):
-                raise SceneError(
-                    f"{frame.image_path}: the image is {image.shape[1]}x{image.shape[0]}, its intrinsics are for "
-                    f"{frame.intrinsics.width}x{frame.intrinsics.height} (fields w, h)"
-                )
-            images.append(resampling.apply_to_image(image))
+            if cache is None:
+                images.append(_resampled_image(frame, resampling))
+            else:
+                key = (frame.image_path, resampling)
+                images.append(cache.get(key, lambda f=frame, r=resampling: _resampled_image(f, r)))
             intrinsics.append(resampling.apply_to_intrinsics(frame.intrinsics))
         sizes = {(k.height, k.width) for k in intrinsics}
         if len(sizes) > 1:
@@ -92,7 +106,10 @@ class Scene:
         poses = torch.from_numpy(np.stack([frame.camera_to_world for frame in frames]))
         matrices = torch.from_numpy(np.stack([k.matrix() for k in intrinsics]))
         cameras = Cameras.from_camera_to_world_opengl(poses, matrices, intrinsics[0].width, intrinsics[0].height)
-        return Views(torch.stack(images).clamp(0, 1).to(dtype), cameras.to(dtype=dtype))
+        near = far = None
+        if self.depth_range is not None:
+            near, far = (torch.from_numpy(depth[list(indices)]).to(dtype) for depth in self.depth_range)
+        return Views(torch.stack(images).to(dtype), cameras.to(dtype=dtype), near, far)
 
     def _frame(self, index: int) -> Frame:
         if not -self.num_frames <= index < self.num_frames:
@@ -114,6 +131,21 @@ class Scene:
                 "images are not enlarged"
             )
         return Resampling.to_fill(stored, size)
+
+
+def _resampled_image(frame: Frame, resampling: Resampling) -> Float[Tensor, "H W 3"]:
+    image = read_image(frame.image_path)
+    if image.shape[:2] != (frame.intrinsics.height, frame.intrinsics.width):
+        raise SceneError(
+            f"{frame.image_path}: the image is {image.shape[1]}x{image.shape[0]}, its intrinsics are for "
+            f"{frame.intrinsics.width}x{frame.intrinsics.height} (fields w, h)"
+        )
+    return resampling.apply_to_image(image).clamp(0, 1)
+
+
+def is_scene(path: Path) -> bool:
+    """Whether a folder looks like one scene in a known format; says nothing of whether it can be used."""
+    return (path / "transforms.json").is_file()
 
 
 def load_scene(path: str | Path) -> Scene:

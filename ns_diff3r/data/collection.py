@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Many scenes under one name each; photographs are read when they are asked for, through one bounded cache."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+from ..splats import Views
+from .errors import SceneError, SceneWarning
+from .image_cache import ImageCache
+from .scenes import Scene, is_scene, load_scene
+from .split import MIN_TRAINING_VIEWS, SplitConfig, split_indices
+
+SEARCH_DEPTH = 3
+"""How many folders deep scenes are looked for."""
+
+
+@dataclass
+class CollectionConfig:
+    """Which scenes are for training, which of their images, and at what size."""
+
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Which images of each scene are held out."""
+    eval_scenes: tuple[str, ...] = ()
+    """Names of scenes that are held out as a whole."""
+    image_size: tuple[int, int] | None = None
+    """(height, width) of every view, exactly; the centre of each photograph is taken."""
+    max_size: int | None = None
+    """Instead of `image_size`, the longest side of the views of each scene."""
+    near: float | None = None
+    """Smallest depth of every view in world units; default: from each scene's points or cameras."""
+    far: float | None = None
+    """Largest depth of every view in world units; default: from each scene's points or cameras."""
+    cache_megabytes: int = 1024
+    """Memory for images that have been read, in MiB."""
+
+
+class SceneCollection:
+    """One or more scenes, their split into training and evaluation images, and their views at one size per scene.
+
+    Attributes:
+        config: as given.
+        names: of the scenes, each once, in ascending order where they come from a folder.
+        training_scenes: indices of the scenes to train on.
+        evaluation_scenes: indices of the scenes held out as a whole; all scenes where none is.
+    """
+
+    def __init__(
+        self, scenes: Sequence[Scene], config: CollectionConfig | None = None, names: Sequence[str] | None = None
+    ) -> None:
+        self.config = CollectionConfig() if config is None else config
+        self._check_config()
+        if not scenes:
+            raise SceneError("a collection needs at least one scene")
+        self._scenes = list(scenes)
+        self.names = tuple(_unique([scene.name for scene in scenes] if names is None else names))
+        self._splits = [split_indices(scene.num_frames, self.config.split) for scene in scenes]
+        self._cache = ImageCache(self.config.cache_megabytes * 2**20)
+        unknown = [name for name in self.config.eval_scenes if name not in self.names]
+        if unknown:
+            raise SceneError(f"eval_scenes: there is no scene {unknown[0]!r}; the scenes are {', '.join(self.names)}")
+        held_out = [i for i, name in enumerate(self.names) if name in self.config.eval_scenes]
+        self.training_scenes = tuple(i for i in range(len(self.names)) if i not in held_out)
+        self.evaluation_scenes = tuple(held_out or range(len(self.names)))
+        if not self.training_scenes:
+            raise SceneError(f"eval_scenes: all {len(self.names)} scenes are held out, none is left for training")
+
+    @classmethod
+    def from_scenes(
+        cls, scenes: Sequence[Scene], config: CollectionConfig | None = None, names: Sequence[str] | None = None
+    ) -> SceneCollection:
+        """A collection of scenes that are at hand, as from a nerfstudio dataparser; as the constructor."""
+        return cls(scenes, config, names)
+
+    def _check_config(self) -> None:
+        near, far = self.config.near, self.config.far
+        if self.config.image_size is not None and self.config.max_size is not None:
+            raise SceneError("give image_size or max_size, not both")
+        if (near is not None and near <= 0) or (far is not None and far <= (near or 0)):
+            raise SceneError(f"near and far must satisfy 0 < near < far, got near = {near}, far = {far}")
+
+    @property
+    def num_scenes(self) -> int:
+        """How many scenes there are, held out or not."""
+        return len(self.names)
+
+    def scene(self, index: int) -> Scene:
+        """A scene with its sparse points."""
+        return self._scenes[index]
+
+    def training_indices(self, index: int) -> tuple[int, ...]:
+        """Frames of a scene that may be context or target in training, and context in evaluation."""
+        return self._splits[index][0]
+
+    def evaluation_indices(self, index: int) -> tuple[int, ...]:
+        """Frames of a scene that are held out; () for a scene of two images and with `split.all`."""
+        return self._splits[index][1]
+
+    def views(self, index: int, frames: Sequence[int], dtype: torch.dtype = torch.float32) -> Views:
+        """Frames of a scene as views of the collection's size, with near and far.
+
+        Raises:
+            SceneError: as Scene.views does.
+        """
+        size, max_size = self.config.image_size, self.config.max_size
+        views = self._scenes[index].views(frames, size=size, max_size=max_size, dtype=dtype, cache=self._cache)
+        if self.config.near is None and self.config.far is None:
+            return views
+        near, far = views.near, views.far
+        if self.config.near is not None:
+            near = views.images.new_full((views.num_views,), self.config.near)
+        if self.config.far is not None:
+            far = views.images.new_full((views.num_views,), self.config.far)
+        return Views(views.images, views.cameras, near, far)
+
+
+def open_collection(path: str | Path, config: CollectionConfig | None = None) -> SceneCollection:
+    """One scene, or a folder of scenes at most three levels deep; no image is decoded for it.
+
+    Scenes that cannot be used are left out with a warning that names the file and the reason, as long as one is left.
+
+    Raises:
+        SceneError: the path does not exist, or no scene under it can be used.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise SceneError(f"{path}: no such file or folder")
+    if path.is_file() or is_scene(path):
+        return SceneCollection([load_scene(path)], config)
+    scenes, names, reasons = [], [], []
+    for folder in _find_scenes(path, SEARCH_DEPTH):
+        try:
+            scene = load_scene(folder)
+            if scene.num_frames < MIN_TRAINING_VIEWS:
+                raise SceneError(f"{folder}: {scene.num_frames} image; a scene needs at least {MIN_TRAINING_VIEWS}")
+        except SceneError as error:
+            reasons.append(error)
+            continue
+        scenes.append(scene)
+        names.append(folder.relative_to(path).as_posix())
+    if not scenes and reasons:
+        raise SceneError(f"{path}: none of {len(reasons)} scenes can be used; the first: {reasons[0]}") from reasons[0]
+    if not scenes:
+        return SceneCollection([load_scene(path)], config)  # says what is missing
+    for reason in reasons:
+        warnings.warn(f"scene left out: {reason}", SceneWarning, stacklevel=2)
+    return SceneCollection(scenes, config, names)
+
+
+def _find_scenes(path: Path, depth: int) -> list[Path]:
+    found = []
+    for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
+        if is_scene(folder):
+            found.append(folder)
+        elif depth > 1:
+            found += _find_scenes(folder, depth - 1)
+    return found
+
+
+def _unique(names: Sequence[str]) -> list[str]:
+    """The names with a number where one has been taken already."""
+    taken: list[str] = []
+    for name in names:
+        count, candidate = 1, name
+        while candidate in taken:
+            count += 1
+            candidate = f"{name}-{count}"
+        taken.append(candidate)
+    return taken

@@ -1,0 +1,250 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Context and target views of every training step, as a pure function of seed, step and rank; the evaluation index."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from .batches import SceneBatch
+from .collection import SceneCollection
+from .errors import SceneError, SceneWarning
+from .view_selection import central_view, covering_views, farthest_views, nearest_views, view_distances
+
+Selection = Literal["nearest", "farthest", "random"]
+
+
+@dataclass
+class SamplerConfig:
+    """How scenes and views are chosen for a training step and for evaluation."""
+
+    num_context: int = 2
+    """Context views of a scene, from which it is predicted and fitted; fewer where a scene has too few images."""
+    num_targets: int = 4
+    """Target views of a scene, on which the result is judged; fewer where too few images are near."""
+    scenes_per_step: int = 1
+    """Scenes of one training step (of each process)."""
+    selection: Selection = "farthest"
+    """Context views of a training step. farthest: spread as widely as the baseline of the step allows, the targets
+    among them; nearest: nearest to the first target; random: any within the baseline."""
+    baseline_start: tuple[float, float] = (0.1, 0.3)
+    """Range of the baseline at step 0: how far the views of a step are from its first one. The unit is the distance of
+    the farthest cameras of the scene, a quarter turn between viewing directions counting as much."""
+    baseline_end: tuple[float, float] = (0.2, 0.6)
+    """Range of the baseline after the warm-up."""
+    gap_start: tuple[int, int] | None = None
+    """Range at step 0 of how far apart views may be in the sequence of images, for video; default: no bound."""
+    gap_end: tuple[int, int] | None = None
+    """Range of that gap after the warm-up; default: as at the start."""
+    warmup_steps: int = 1000
+    """Steps in which the baseline grows linearly from start to end."""
+    evaluation_selection: Literal["nearest", "farthest"] = "nearest"
+    """Context views of evaluation, among training images alone. nearest: those nearest to each held-out image;
+    farthest: one set for the whole scene, spread widely."""
+    num_evaluation_context: int | None = None
+    """Context views in evaluation; default: num_context."""
+    seed: int = 0
+    """Of every choice in training."""
+
+
+@dataclass(frozen=True)
+class SceneIndices:
+    """Which frames of which scene are context and targets."""
+
+    scene: int
+    context: tuple[int, ...]
+    targets: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class EvaluationItem:
+    """Held-out images of one scene that share their context views.
+
+    `held_out` is False where a scene has no held-out image and training images stand in for them (two images, or
+    `split.all`); figures on those say how well the scene is fitted, not how well it generalises.
+    """
+
+    scene: int
+    context: tuple[int, ...]
+    targets: tuple[int, ...]
+    held_out: bool
+
+
+class BatchSampler:
+    """Chooses views of a collection. Two samplers of equal config and collection choose alike, in any order of calls.
+
+    Raises:
+        SceneError: settings that make no sense.
+    """
+
+    def __init__(self, config: SamplerConfig, collection: SceneCollection) -> None:
+        self.config, self.collection = config, collection
+        _check(config)
+        for scene in collection.training_scenes:
+            count = len(collection.training_indices(scene))
+            if num_context_of(count, config.num_context) < config.num_context:
+                used = num_context_of(count, config.num_context)
+                warnings.warn(
+                    f"scene {collection.names[scene]}: {count} training images, so {used} context views instead of the "
+                    f"{config.num_context} asked for" + (", and targets among them" if count <= used else ""),
+                    SceneWarning,
+                    stacklevel=2,
+                )
+        self._distances = lru_cache(maxsize=256)(self._compute_distances)
+
+    def plan(self, step: int, rank: int = 0, world_size: int = 1) -> list[SceneIndices]:
+        """What `batch` reads, without reading it.
+
+        The scenes of all ranks of a step are consecutive in a sequence in which every training scene comes once before
+        any comes again; `world_size` ranks with one scene each choose what one rank with `world_size` scenes does.
+
+        Raises:
+            ValueError: a negative step, or a rank outside the world.
+        """
+        if step < 0 or not 0 <= rank < world_size:
+            raise ValueError(f"step must not be negative and rank be in [0, {world_size}), got {step} and {rank}")
+        slots = range(rank * self.config.scenes_per_step, (rank + 1) * self.config.scenes_per_step)
+        per_step = world_size * self.config.scenes_per_step
+        return [self._choose(step, slot, step * per_step + slot) for slot in slots]
+
+    def batch(self, step: int, rank: int = 0, world_size: int = 1) -> list[SceneBatch]:
+        """The scenes of one training step on one rank, with their images; a pure function of seed, step and rank.
+
+        Raises:
+            ValueError: as `plan`.
+            SceneError: an image that cannot be read.
+        """
+        return [self.load(indices) for indices in self.plan(step, rank, world_size)]
+
+    def load(self, indices: SceneIndices | EvaluationItem) -> SceneBatch:
+        """Read the views of a choice."""
+        context = self.collection.views(indices.scene, indices.context)
+        targets = self.collection.views(indices.scene, indices.targets)
+        name = self.collection.names[indices.scene]
+        return SceneBatch(name, context, targets, indices.scene, indices.context, indices.targets)
+
+    def evaluation(self, scene: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """(context, target) indices of a scene as a whole, the same ever after: one set of training images for all
+        held-out images (none where the scene has none).
+
+        nearest: images such that each held-out one has one of them near; farthest: spread widely.
+        """
+        candidates, targets = self.collection.training_indices(scene), self.collection.evaluation_indices(scene)
+        distances, count = self._distances(scene), self._num_evaluation_context
+        if targets and self.config.evaluation_selection == "nearest":
+            return covering_views(distances, targets, candidates, count), targets
+        return farthest_views(distances, central_view(distances, candidates), candidates, count), targets
+
+    def evaluation_items(self, scene: int) -> list[EvaluationItem]:
+        """The held-out images of a scene with their context views, the same ever after.
+
+        nearest: the training images nearest to each; farthest: as `evaluation`. Images of equal context are one item. A
+        scene without held-out images is judged on training images, other than the context where there are others.
+        """
+        context, targets = self.evaluation(scene)
+        candidates = self.collection.training_indices(scene)
+        held_out = bool(targets)
+        if not held_out:
+            targets = tuple(i for i in candidates if i not in context) or context
+            targets = targets[:: self.collection.config.split.every]
+        if self.config.evaluation_selection == "farthest" or not held_out:
+            return [EvaluationItem(scene, context, targets, held_out)]
+        distances, groups = self._distances(scene), {}
+        for target in targets:
+            nearest = nearest_views(distances, target, candidates, self._num_evaluation_context)
+            groups.setdefault(nearest, []).append(target)
+        return [EvaluationItem(scene, context, tuple(members), True) for context, members in groups.items()]
+
+    @property
+    def _num_evaluation_context(self) -> int:
+        return self.config.num_evaluation_context or self.config.num_context
+
+    def _compute_distances(self, scene: int) -> Float[np.ndarray, "V V"]:
+        return view_distances(self.collection.scene(scene).frames)
+
+    def _generator(self, *key: int) -> np.random.Generator:
+        return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.config.seed, *key])))
+
+    def _choose(self, step: int, slot: int, position: int) -> SceneIndices:
+        scenes = self.collection.training_scenes
+        epoch, place = divmod(position, len(scenes))
+        scene = scenes[int(self._generator(0, epoch).permutation(len(scenes))[place])]
+        return self._choose_views(scene, step, self._generator(1, step, slot))
+
+    def _choose_views(self, scene: int, step: int, generator: np.random.Generator) -> SceneIndices:
+        candidates = self.collection.training_indices(scene)
+        count = num_context_of(len(candidates), self.config.num_context)
+        if len(candidates) <= count:  # two images: both are context, and the targets are among them
+            shuffled = generator.permutation(candidates)[: self.config.num_targets]
+            return SceneIndices(scene, candidates, tuple(sorted(int(i) for i in shuffled)))
+        distances = self._distances(scene)
+        first = int(generator.choice(candidates))
+        window = self._window(distances, candidates, first, step, count + 1, generator)
+        others = [i for i in window if i != first]
+        if self.config.selection == "farthest":
+            context = farthest_views(distances, first, window, count)
+        elif self.config.selection == "random":
+            context = (first, *(int(i) for i in generator.choice(others, count - 1, replace=False)))
+        else:
+            # Half of the window, by chance: with all of it every target would have one context for ever.
+            subset = generator.choice(others, max(count, (len(others) + 1) // 2), replace=False)
+            context = nearest_views(distances, first, [int(i) for i in subset], count)
+        left = [i for i in window if i not in context and i != first]
+        targets = [first] if first not in context else []
+        extra = min(self.config.num_targets - len(targets), len(left))
+        targets += [int(i) for i in generator.choice(left, extra, replace=False)] if extra else []
+        return SceneIndices(scene, tuple(sorted(context)), tuple(sorted(targets)))
+
+    def _window(
+        self,
+        distances: Float[np.ndarray, "V V"],
+        candidates: tuple[int, ...],
+        first: int,
+        step: int,
+        at_least: int,
+        generator: np.random.Generator,
+    ) -> list[int]:
+        """Training images within a random distance (and gap) of `first`, `first` included; more where they are few."""
+        config = self.config
+        share = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
+        radius = generator.uniform(*_blend(config.baseline_start, config.baseline_end, share))
+        inside = {i for i in candidates if distances[first, i] <= radius}
+        rank_of = distances[first]
+        if config.gap_start is not None:
+            low, high = _blend(config.gap_start, config.gap_end or config.gap_start, share)
+            gap = np.abs(np.arange(len(distances)) - first)
+            limit = generator.integers(round(low), round(high) + 1)
+            inside &= {i for i in candidates if gap[i] <= limit}
+            rank_of = gap
+        order = sorted(candidates, key=lambda i: (i not in inside, rank_of[i], i))
+        return sorted(order[: max(at_least, len(inside))])
+
+
+def num_context_of(num_training: int, num_context: int) -> int:
+    """How many context views a scene of so many training images has: one image is left for the targets where possible,
+    and there are two context views in any case."""
+    return min(num_context, max(2, num_training - 1))
+
+
+def _blend(start: tuple[float, float], end: tuple[float, float], share: float) -> tuple[float, float]:
+    low, high = ((1 - share) * a + share * b for a, b in zip(start, end, strict=True))
+    return low, high
+
+
+def _check(config: SamplerConfig) -> None:
+    if config.num_context < 2 or (config.num_evaluation_context or 2) < 2:
+        raise SceneError(f"num_context must be at least 2, got {config.num_context}")
+    for name in ("num_targets", "scenes_per_step"):
+        if getattr(config, name) < 1:
+            raise SceneError(f"{name} must be at least 1, got {getattr(config, name)}")
+    if config.warmup_steps < 0 or config.seed < 0:
+        raise SceneError(f"warmup_steps and seed must not be negative, got {config.warmup_steps}, {config.seed}")
+    for name in ("baseline_start", "baseline_end", "gap_start", "gap_end"):
+        bounds = getattr(config, name)
+        if bounds is not None and not 0 <= bounds[0] <= bounds[1]:
+            raise SceneError(f"{name} must be 0 <= low <= high, got {bounds}")
