@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from ..splats import Views
+from ..splats import Cameras, Views
 from .errors import SceneError, SceneWarning
 from .image_cache import ImageCache
 from .scenes import Scene, is_scene, load_scene
@@ -117,6 +117,11 @@ class SceneCollection:
         if self.config.far is not None:
             far = views.images.new_full((views.num_views,), self.config.far)
         return Views(views.images, views.cameras, near, far)
+
+    def cameras(self, index: int, frames: Sequence[int], dtype: torch.dtype = torch.float32) -> Cameras:
+        """The cameras of `views`, without opening an image."""
+        size, max_size = self.config.image_size, self.config.max_size
+        return self._scenes[index].cameras(frames, size=size, max_size=max_size, dtype=dtype)
 
 
 def open_collection(path: str | Path, config: CollectionConfig | None = None) -> SceneCollection:

@@ -86,30 +86,42 @@ class Scene:
                 whose size is not that of its intrinsics.
             ImageError: a file that cannot be read.
         """
-        if size is not None and max_size is not None:
-            raise SceneError(f"{self.path}: give size or max_size, not both")
-        frames = [self._frame(index) for index in indices]
-        if not frames:
-            raise SceneError(f"{self.path}: no view was asked for")
-        images, intrinsics = [], []
-        for frame in frames:
+        cameras = self.cameras(indices, size=size, max_size=max_size, dtype=dtype)
+        images = []
+        for frame in map(self._frame, indices):
             resampling = self._resampling(frame, size, max_size)
             if cache is None:
                 images.append(_resampled_image(frame, resampling))
             else:
                 key = (frame.image_path, resampling)
                 images.append(cache.get(key, lambda f=frame, r=resampling: _resampled_image(f, r)))
-            intrinsics.append(resampling.apply_to_intrinsics(frame.intrinsics))
+        near = far = None
+        if self.depth_range is not None:
+            near, far = (torch.from_numpy(depth[list(indices)]).to(dtype) for depth in self.depth_range)
+        return Views(torch.stack(images).to(dtype), cameras, near, far)
+
+    def cameras(
+        self,
+        indices: Sequence[int],
+        *,
+        size: tuple[int, int] | None = None,
+        max_size: int | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Cameras:
+        """The cameras of `views`, without opening an image; raises SceneError as it does."""
+        if size is not None and max_size is not None:
+            raise SceneError(f"{self.path}: give size or max_size, not both")
+        frames = [self._frame(index) for index in indices]
+        if not frames:
+            raise SceneError(f"{self.path}: no view was asked for")
+        intrinsics = [self._resampling(f, size, max_size).apply_to_intrinsics(f.intrinsics) for f in frames]
         sizes = {(k.height, k.width) for k in intrinsics}
         if len(sizes) > 1:
             raise SceneError(f"{self.path}: the views have different sizes, {sorted(sizes)}; ask for one `size`")
         poses = torch.from_numpy(np.stack([frame.camera_to_world for frame in frames]))
         matrices = torch.from_numpy(np.stack([k.matrix() for k in intrinsics]))
         cameras = Cameras.from_camera_to_world_opengl(poses, matrices, intrinsics[0].width, intrinsics[0].height)
-        near = far = None
-        if self.depth_range is not None:
-            near, far = (torch.from_numpy(depth[list(indices)]).to(dtype) for depth in self.depth_range)
-        return Views(torch.stack(images).to(dtype), cameras.to(dtype=dtype), near, far)
+        return cameras.to(dtype=dtype)
 
     def _frame(self, index: int) -> Frame:
         if not -self.num_frames <= index < self.num_frames:

@@ -189,3 +189,15 @@ def test_real_scenes_load_and_their_points_lie_in_their_views(dev_scenes):
         assert scene.points is not None
         inside = points_in_views(scene.points, scene.views(range(scene.num_frames), max_size=8).cameras)
         assert inside.mean() > 0.99, folder.name
+
+
+def test_cameras_are_those_of_the_views_and_need_no_image(tmp_path):
+    folder = write_scene(tmp_path / "scene")
+    scene = load_scene(folder)
+    views = scene.views([0, 2], max_size=WIDTH // 2)
+    for frame in scene.frames:
+        frame.image_path.unlink()
+    cameras = scene.cameras([0, 2], max_size=WIDTH // 2)
+    assert torch.equal(cameras.viewmats, views.cameras.viewmats)
+    assert torch.equal(cameras.Ks, views.cameras.Ks)
+    assert (cameras.width, cameras.height) == (views.cameras.width, views.cameras.height)
