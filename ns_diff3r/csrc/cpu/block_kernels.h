@@ -37,7 +37,6 @@ NS_HD_LARGE void geometry_jacobian(const PlanView<T>& plan, const Camera<T>& cam
                              const Vec3<Lanes<T>>* sh, const Decisions<Mask<T>>& decisions, const Mask<T>& visible,
                              Lanes<T> (&jacobian)[9][kGeometryParameters]) {
   using L = Lanes<T>;
-  const RasterizationConfig<T>& c = plan.config;
   const L zero(T(0)), half(T(-0.5));
   Projected<L> projected;
   project_rows(plan, camera, g, decisions, projected);
@@ -57,8 +56,7 @@ NS_HD_LARGE void geometry_jacobian(const PlanView<T>& plan, const Camera<T>& cam
     if (a == 4) v.conic_b = L(T(-1));
     if (a == 5) v.conic_c = half;
     CameraCotangent<L> unused;
-    const Geometry<L> row = keep(visible, project_vjp(camera, projected, decisions, c.eps2d, c.antialiased,
-                                                      c.min_compensation, v, unused));
+    const Geometry<L> row = keep(visible, project_vjp(camera, projected, decisions, plan.config.antialiased, v, unused));
     const L parameters[kGeometryParameters] = {row.mean.x, row.mean.y,  row.mean.z,  row.quat.w,  row.quat.x, row.quat.y,
                                                row.quat.z, row.scale.x, row.scale.y, row.scale.z, row.opacity};
     for (int p = 0; p < kGeometryParameters; ++p) jacobian[a][p] = parameters[p];

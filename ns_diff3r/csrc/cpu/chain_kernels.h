@@ -25,23 +25,17 @@ NS_HD Vec3<Dual<Lanes<T>>> dual_vec3(const Vec3<Lanes<T>>& v, const Vec3<Lanes<T
   return {D(v.x, d.x), D(v.y, d.y), D(v.z, d.z)};
 }
 
-// The dual projection and (clamped) colour of sixteen Gaussians along their tangents.
 template <class T>
-NS_HD void project_dual(const PlanView<T>& plan, const Camera<T>& camera, const Geometry<Dual<Lanes<T>>>& geometry,
-                        const Vec3<Dual<Lanes<T>>>* sh, const Decisions<Mask<T>>& decisions,
-                        Projected<Dual<Lanes<T>>>& projected) {
-  using D = Dual<Lanes<T>>;
-  const RasterizationConfig<T>& c = plan.config;
-  project(camera, geometry, decisions, c.eps2d, c.antialiased, c.min_compensation, c.perspective_epsilon, projected);
-  const Vec3<D> color =
-      unclamped_color(plan.num_sh_bases, view_direction(camera, geometry.mean, plan.num_sh_bases), sh);
-  projected.splat.color = clamp_color_vjp<D>(decisions, color);
+NS_HD Vec3<Dual<Lanes<T>>> color_dual(const PlanView<T>& plan, const Camera<T>& camera,
+                                      const Vec3<Dual<Lanes<T>>>& mean, const Vec3<Dual<Lanes<T>>>* sh,
+                                      const Decisions<Mask<T>>& decisions) {
+  const int K = plan.num_sh_bases;
+  return clamp_color_vjp<Dual<Lanes<T>>>(decisions, unclamped_color(K, view_direction(camera, mean, K), sh));
 }
 
 template <class T>
-NS_HD void load_dual(const PlanView<T>& plan, const GaussianPointers<T>& tangents, const Rows& rows,
-                     Geometry<Dual<Lanes<T>>>& geometry, Vec3<Dual<Lanes<T>>>* sh) {
-  geometry = dual_geometry(load_geometry(plan.params, rows), load_geometry(tangents, rows));
+NS_HD void load_dual_sh(const PlanView<T>& plan, const GaussianPointers<T>& tangents, const Rows& rows,
+                        Vec3<Dual<Lanes<T>>>* sh) {
   Vec3<Lanes<T>> value[kMaxShBases], tangent[kMaxShBases];
   load_sh(plan.params, rows, plan.num_sh_bases, value);
   load_sh(tangents, rows, plan.num_sh_bases, tangent);
@@ -67,44 +61,43 @@ void jvp_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tangents, int
   for (int64_t i = chunk * kChunk; i < chunk_end(plan, chunk); i += kGroup) {
     if (!visible_in_any(plan, i)) continue;
     const Rows rows = rows_from(i, plan.num_gaussians);
-    Geometry<D> geometry;
+    const Geometry<L> value = load_geometry(plan.params, rows), tangent = load_geometry(tangents, rows);
     Vec3<D> sh[kMaxShBases];
-    load_dual(plan, tangents, rows, geometry, sh);
+    load_dual_sh(plan, tangents, rows, sh);
     for (int64_t view = 0; view < plan.num_views; ++view) {
       const int64_t record = view * plan.view_stride + i;
       if (!plan.group_visible[record / kGroup]) continue;
-      Projected<D> projected;
-      project_dual(plan, plan.cameras[view], geometry, sh, load_decisions<T>(plan.group_decisions[record / kGroup]),
-                   projected);
-      const Splat<D>& s = projected.splat;
+      const Camera<T>& camera = plan.cameras[view];
+      const Decisions<Mask<T>> decisions = load_decisions<T>(plan.group_decisions[record / kGroup]);
+      Projected<L> projected;
+      project_rows(plan, camera, value, decisions, projected);
+      const Splat<L>& s = projected.splat;
+      const Splat<L> d = project_jvp(camera, projected, decisions, plan.config.antialiased, tangent);
+      const Vec3<D> color = color_dual(plan, camera, dual_vec3(value.mean, tangent.mean), sh, decisions);
       L row[kLanes];
       for (int l = 0; l < kLanes; ++l) row[l] = L(T(0));
       if constexpr (form == TangentForm::polynomial) {
-        row[0] = geometry.opacity.d * projected.one_minus_sigmoid.v;
-        if (plan.config.antialiased) {
-          const D& c = projected.compensation;
-          row[0] += keep(c.v > L(T(0)), c.d / c.v);
-        }
-        row[1] = -(s.conic_a.v * s.mean_x.d + s.conic_b.v * s.mean_y.d);
-        row[2] = -(s.conic_b.v * s.mean_x.d + s.conic_c.v * s.mean_y.d);
-        row[3] = s.conic_a.d * L(T(-0.5));
-        row[4] = -s.conic_b.d;
-        row[5] = s.conic_c.d * L(T(-0.5));
-        row[6] = s.color.x.d;
-        row[7] = s.color.y.d;
-        row[8] = s.color.z.d;
-        row[9] = s.depth.d;
+        row[0] = d.opacity;
+        row[1] = -(s.conic_a * d.mean_x + s.conic_b * d.mean_y);
+        row[2] = -(s.conic_b * d.mean_x + s.conic_c * d.mean_y);
+        row[3] = d.conic_a * L(T(-0.5));
+        row[4] = -d.conic_b;
+        row[5] = d.conic_c * L(T(-0.5));
+        row[6] = color.x.d;
+        row[7] = color.y.d;
+        row[8] = color.z.d;
+        row[9] = d.depth;
       } else {
-        row[kMeanX] = s.mean_x.d;
-        row[kMeanY] = s.mean_y.d;
-        row[kExpA] = s.conic_a.d * L(T(-0.5) * log2e);
-        row[kExpB] = s.conic_b.d * L(-log2e);
-        row[kExpC] = s.conic_c.d * L(T(-0.5) * log2e);
-        row[kOpacity] = s.opacity.d;
-        row[kRed] = s.color.x.d;
-        row[kGreen] = s.color.y.d;
-        row[kBlue] = s.color.z.d;
-        row[kDepth] = s.depth.d;
+        row[kMeanX] = d.mean_x;
+        row[kMeanY] = d.mean_y;
+        row[kExpA] = d.conic_a * L(T(-0.5) * log2e);
+        row[kExpB] = d.conic_b * L(-log2e);
+        row[kExpC] = d.conic_c * L(T(-0.5) * log2e);
+        row[kOpacity] = d.opacity * s.opacity;
+        row[kRed] = color.x.d;
+        row[kGreen] = color.y.d;
+        row[kBlue] = color.z.d;
+        row[kDepth] = d.depth;
       }
       transpose(row);
       for (int l = 0; l < kLanes; ++l) row[l].store(out + (record + l) * kRecord);
@@ -236,8 +229,7 @@ void vjp_chunk(const PlanView<T>& plan, const T* slots, bool depth, int64_t chun
         Splat<L> v = splat_cotangents(projected.splat, [&](int i) { return sums[0][slot_lane(i)]; });
         if (!depth) v.depth = zero;
         CameraCotangent<L> v_camera;
-        Geometry<L> v_geometry = project_vjp(camera, projected, decisions, config.eps2d, config.antialiased,
-                                             config.min_compensation, v, v_camera);
+        Geometry<L> v_geometry = project_vjp(camera, projected, decisions, config.antialiased, v, v_camera);
         const Vec3<L> v_mean_sh = color_vjp(K, view_direction(camera, g.mean, K), sh,
                                             clamp_color_vjp<L>(decisions, v.color), v_sh);
         for (int k = 0; k < K; ++k) total_sh[k] = total_sh[k] + keep(visible, v_sh[k]);
@@ -273,9 +265,9 @@ void vjp_tangent_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tange
     Vec3<L> total_sh[kMaxShBases];
     for (int k = 0; k < K; ++k) total_sh[k] = {zero, zero, zero};
     if (visible_in_any(plan, i)) {
-      Geometry<D> geometry;
+      const Geometry<D> geometry = dual_geometry(load_geometry(plan.params, rows), load_geometry(tangents, rows));
       Vec3<D> sh[kMaxShBases], v_sh[kMaxShBases];
-      load_dual(plan, tangents, rows, geometry, sh);
+      load_dual_sh(plan, tangents, rows, sh);
       for (int64_t view = 0; view < plan.num_views; ++view) {
         const int64_t record = view * plan.view_stride + i;
         if (!plan.group_visible[record / kGroup]) continue;
@@ -286,14 +278,14 @@ void vjp_tangent_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tange
         L gathered[2][kLanes];
         gather_slots<T, 2>(plan, record, slots, gathered);
         Projected<D> projected;
-        project_dual(plan, camera, geometry, sh, decisions, projected);
+        project(camera, geometry, decisions, config.eps2d, config.antialiased, config.min_compensation,
+                config.perspective_epsilon, projected);
         Splat<D> v = splat_cotangents(projected.splat, [&](int i) {
           return D(gathered[0][slot_lane(i)], gathered[1][slot_lane(i)]);
         });
         v.depth = D(zero);
         CameraCotangent<D> v_camera;
-        const Geometry<D> v_geometry = project_vjp(camera, projected, decisions, config.eps2d, config.antialiased,
-                                                   config.min_compensation, v, v_camera);
+        const Geometry<D> v_geometry = project_vjp(camera, projected, decisions, config.antialiased, v, v_camera);
         const Vec3<D> v_mean_sh = color_vjp(K, view_direction(camera, geometry.mean, K), sh,
                                             clamp_color_vjp<D>(decisions, v.color), v_sh);
         for (int k = 0; k < K; ++k) total_sh[k] = total_sh[k] + keep(visible, tangent_of<T>(v_sh[k]));

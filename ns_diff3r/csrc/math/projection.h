@@ -3,10 +3,15 @@
 //
 //   p = R m + t                         mean in camera axes; depth z = p_z
 //   U = J R                             J (2x3): EWA Jacobian of the perspective division, its x/z and y/z clamped
-//   P = U R(q) diag(exp s)              (2x3), so that cov2d = P Pᵀ + eps2d I and, by Lagrange's identity,
-//   det(P Pᵀ) = |P_0 x P_1|²            without cancellation
-//   conic = cov2d⁻¹,  opacity = sigmoid(l) [· sqrt(det(P Pᵀ) / det(cov2d)) when antialiased],
+//   T = U R(q),  B = diag(exp 2s)       T (2x3); cov2d = T B Tᵀ + eps2d I
+//   X = conic = cov2d⁻¹,  opacity = sigmoid(l) [· sqrt(det(T B Tᵀ) / det(cov2d)) when antialiased],
 //   colour = max(SH(m - camera centre) + 1/2, 0)
+//
+// A needle (long, and thinner than a pixel) makes cov2d nearly singular, and float32 loses all digits of a difference of
+// its entries' products. With n = T_0 x T_1, Lagrange's identity gives without cancellation
+//   det(T B Tᵀ) = Σ_i n_i² B_j B_k,     adj(T B Tᵀ) T = Z = [(B T_1) x n; n x (B T_0)],     Y = X T = (Z + eps2d T) / det,
+// and both jvp and vjp are written in Y: dX = -(E B Yᵀ + Y B Eᵀ) with E = X dU R(q) + Y (Ω + diag(ds)), where Ω = [ω]ₓ is
+// the rotation R(q) (I + Ω). In it a change of size or direction is a product, never a difference.
 //
 // Everything discontinuous (which clamp is active) is a Decisions value: computed live, or read back from the plan.
 #pragma once
@@ -48,13 +53,16 @@ struct Projected {
   T ratio_x, ratio_y;           // x/z and y/z after the clamp
   NormalizedQuaternion<T> quat;
   Rotation<T> rotation;
-  Vec3<T> u0, u1;  // rows of U
-  Vec3<T> scale;   // exp s
-  Vec3<T> p0, p1;  // rows of P
-  T inverse_det, det_ratio, compensation;
+  Vec3<T> t0, t1;  // rows of T
+  Vec3<T> variance;  // diagonal of B
+  Vec3<T> y0, y1;  // rows of Y
+  // When antialiased: rows of N = ((T B Tᵀ)⁻¹ - X) T, and the symmetric H = Tᵀ N by diagonal and (yz, xz, xy); 0 where the
+  // compensation is held at its least.
+  Vec3<T> n0, n1, h_diagonal, h_mixed;
+  T inverse_det, compensation;
   T one_minus_sigmoid;  // with all its digits, also where the sigmoid rounds to 1
   Splat<T> splat;
-  T cov_a, cov_b, cov_c;  // blurred
+  T cov_a, cov_c;  // variances in x and y, blurred
 };
 
 template <class T, class S>
@@ -88,35 +96,49 @@ NS_HD_LARGE void project(const Camera<S>& camera, const Geometry<T>& g, const De
   const T jx = rz * fx, jy = rz * fy;
   const T jxz = -(jx * ratio_x), jyz = -(jy * ratio_y);
   const S* r = camera.rotation;
-  out.u0 = {jx * r[0] + jxz * r[6], jx * r[1] + jxz * r[7], jx * r[2] + jxz * r[8]};
-  out.u1 = {jy * r[3] + jyz * r[6], jy * r[4] + jyz * r[7], jy * r[5] + jyz * r[8]};
+  const Vec3<T> u0{jx * r[0] + jxz * r[6], jx * r[1] + jxz * r[7], jx * r[2] + jxz * r[8]};
+  const Vec3<T> u1{jy * r[3] + jyz * r[6], jy * r[4] + jyz * r[7], jy * r[5] + jyz * r[8]};
   out.quat = normalize(g.quat);
   out.rotation = rotation_matrix(out.quat.unit);
-  out.scale = {exp(g.scale.x), exp(g.scale.y), exp(g.scale.z)};
-  const Rotation<T>& q = out.rotation;
-  const auto times = [&](const Vec3<T>& u) {
-    return Vec3<T>{(u.x * q.row0.x + u.y * q.row1.x + u.z * q.row2.x) * out.scale.x,
-                   (u.x * q.row0.y + u.y * q.row1.y + u.z * q.row2.y) * out.scale.y,
-                   (u.x * q.row0.z + u.y * q.row1.z + u.z * q.row2.z) * out.scale.z};
-  };
-  out.p0 = times(out.u0);
-  out.p1 = times(out.u1);
-  const T a = dot(out.p0, out.p0), b = dot(out.p0, out.p1), c = dot(out.p1, out.p1);
-  const Vec3<T> normal = cross(out.p0, out.p1);
-  const T det_sharp = dot(normal, normal);
-  const T det = det_sharp + (a + c) * eps2d + T(eps2d * eps2d);
+  const Vec3<T> scale{exp(g.scale.x), exp(g.scale.y), exp(g.scale.z)};
+  out.variance = product(scale, scale);
+  out.t0 = times(u0, out.rotation);
+  out.t1 = times(u1, out.rotation);
+  const Vec3<T> w0 = product(out.variance, out.t0), w1 = product(out.variance, out.t1);
+  const T a = dot(w0, out.t0), b = dot(w0, out.t1), c = dot(w1, out.t1);
+  const Vec3<T> n = cross(out.t0, out.t1);
+  const Vec3<T> q{n.x * scale.y * scale.z, n.y * scale.x * scale.z, n.z * scale.x * scale.y};
+  const T det_sharp = dot(q, q);
+  const T blur = (a + c) * eps2d + T(eps2d * eps2d);
+  const T det = det_sharp + blur;
   out.cov_a = a + eps2d;
-  out.cov_b = b;
   out.cov_c = c + eps2d;
   out.inverse_det = S(1) / det;
   const T e = exp(-g.opacity);
   const T sigmoid = S(1) / (S(1) + e);
   out.one_minus_sigmoid = e * sigmoid;
   Splat<T>& s = out.splat;
+  const Vec3<T> z0 = cross(w1, n), z1 = cross(n, w0);
+  out.y0 = scaled(z0 + scaled(out.t0, eps2d), out.inverse_det);
+  out.y1 = scaled(z1 + scaled(out.t1, eps2d), out.inverse_det);
   if (antialiased) {
-    out.det_ratio = det_sharp * out.inverse_det;
-    out.compensation = sqrt(select(value_of(out.det_ratio) > value_of(T(min_compensation)), out.det_ratio, T(min_compensation)));
+    const T ratio = det_sharp * out.inverse_det;
+    const auto active = value_of(ratio) > value_of(T(min_compensation));
+    out.compensation = sqrt(select(active, ratio, T(min_compensation)));
     s.opacity = sigmoid * out.compensation;
+    const T zero = T(S(0));
+    const T along = select(active, blur * out.inverse_det / det_sharp, zero);
+    const T across = select(active, out.inverse_det * eps2d, zero);
+    out.n0 = scaled(z0, along) - scaled(out.t0, across);
+    out.n1 = scaled(z1, along) - scaled(out.t1, across);
+    // Tᵀ Z term by term: multiplied out, its large terms have cancelled
+    const Vec3<T>&v = out.variance, &t0 = out.t0, &t1 = out.t1;
+    out.h_diagonal = {(v.y * n.z * n.z + v.z * n.y * n.y) * along - (t0.x * t0.x + t1.x * t1.x) * across,
+                      (v.x * n.z * n.z + v.z * n.x * n.x) * along - (t0.y * t0.y + t1.y * t1.y) * across,
+                      (v.x * n.y * n.y + v.y * n.x * n.x) * along - (t0.z * t0.z + t1.z * t1.z) * across};
+    out.h_mixed = {-(v.x * n.y * n.z * along) - (t0.y * t0.z + t1.y * t1.z) * across,
+                   -(v.y * n.x * n.z * along) - (t0.x * t0.z + t1.x * t1.z) * across,
+                   -(v.z * n.x * n.y * along) - (t0.x * t0.y + t1.x * t1.y) * across};
   } else {
     s.opacity = sigmoid;
   }
@@ -133,6 +155,12 @@ NS_HD_LARGE void project(const Camera<S>& camera, const Geometry<T>& g, const De
   out.ratio_y = ratio_y;
 }
 
+// How the rotation about each axis trades the variances of the two others.
+template <class T>
+NS_HD Vec3<T> by_rotation(const Vec3<T>& variance) {
+  return {variance.y - variance.z, variance.z - variance.x, variance.x - variance.y};
+}
+
 template <class T>
 struct CameraCotangent {
   Vec3<T> p;         // of the camera-space mean: also of the translation
@@ -143,38 +171,31 @@ struct CameraCotangent {
 // relative, the cotangent of ln(opacity): it exists where the opacity itself has underflowed.
 template <class T, class S>
 NS_HD_LARGE Geometry<T> project_vjp(const Camera<S>& camera, const Projected<T>& f, const Decisions<mask_t<T>>& decisions,
-                              S eps2d, bool antialiased, S min_compensation, const Splat<T>& v,
-                              CameraCotangent<T>& v_camera) {
+                                    bool antialiased, const Splat<T>& v, CameraCotangent<T>& v_camera) {
   Geometry<T> out;
   const Splat<T>& s = f.splat;
-  // conic = X, cov = X⁻¹:  cotangent of cov is -X V X, V symmetric with half the cotangent of b off the diagonal
+  // With V the symmetric cotangent of X: dL = -2 tr(V E B Yᵀ), so everything hangs on V Y and G = Yᵀ V Y. The opacity's
+  // share is dL = v tr(N B (dT + T ds)ᵀ).
   const T half_b = v.conic_b * S(0.5);
-  const T m00 = s.conic_a * v.conic_a + s.conic_b * half_b, m01 = s.conic_a * half_b + s.conic_b * v.conic_c;
-  const T m10 = s.conic_b * v.conic_a + s.conic_c * half_b, m11 = s.conic_b * half_b + s.conic_c * v.conic_c;
-  T va = -(m00 * s.conic_a + m01 * s.conic_b);
-  T vb = -((m00 * s.conic_b + m01 * s.conic_c) * S(2));
-  T vc = -(m10 * s.conic_b + m11 * s.conic_c);
+  const Vec3<T> q0 = scaled(f.y0, v.conic_a) + scaled(f.y1, half_b), q1 = scaled(f.y0, half_b) + scaled(f.y1, v.conic_c);
+  Vec3<T> g_diagonal = product(f.y0, q0) + product(f.y1, q1);
+  Vec3<T> g_mixed{f.y0.y * q0.z + f.y1.y * q1.z, f.y0.x * q0.z + f.y1.x * q1.z, f.y0.x * q0.y + f.y1.x * q1.y};
+  Vec3<T> e0 = scaled(q0, s.conic_a) + scaled(q1, s.conic_b), e1 = scaled(q0, s.conic_b) + scaled(q1, s.conic_c);
   out.opacity = v.opacity * f.one_minus_sigmoid;
   if (antialiased) {
-    // compensation = sqrt(ratio), ratio = det_sharp / det; det_sharp = ac - b², det the same of the blurred covariance
-    const auto active = value_of(f.det_ratio) > value_of(T(min_compensation));
-    const T v_ratio = select(active, v.opacity * S(0.5) / f.det_ratio, T(S(0))) * f.inverse_det;
-    va += v_ratio * ((f.cov_c - eps2d) - f.det_ratio * f.cov_c);
-    vc += v_ratio * ((f.cov_a - eps2d) - f.det_ratio * f.cov_a);
-    vb += v_ratio * f.cov_b * S(-2) * (S(1) - f.det_ratio);
+    const T h = v.opacity * S(-0.5);
+    g_diagonal = g_diagonal + scaled(f.h_diagonal, h);
+    g_mixed = g_mixed + scaled(f.h_mixed, h);
+    e0 = e0 + scaled(f.n0, h);
+    e1 = e1 + scaled(f.n1, h);
   }
-  const T two_va = va * S(2), two_vc = vc * S(2);
-  const Vec3<T> v_p0 = scaled(f.p0, two_va) + scaled(f.p1, vb);
-  const Vec3<T> v_p1 = scaled(f.p1, two_vc) + scaled(f.p0, vb);
-  out.scale = {v_p0.x * f.p0.x + v_p1.x * f.p1.x, v_p0.y * f.p0.y + v_p1.y * f.p1.y, v_p0.z * f.p0.z + v_p1.z * f.p1.z};
-  const Vec3<T> w0{v_p0.x * f.scale.x, v_p0.y * f.scale.y, v_p0.z * f.scale.z};
-  const Vec3<T> w1{v_p1.x * f.scale.x, v_p1.y * f.scale.y, v_p1.z * f.scale.z};
-  const Rotation<T> v_rotation{scaled(w0, f.u0.x) + scaled(w1, f.u1.x), scaled(w0, f.u0.y) + scaled(w1, f.u1.y),
-                               scaled(w0, f.u0.z) + scaled(w1, f.u1.z)};
-  out.quat = rotation_matrix_vjp(f.quat, v_rotation);
+  const Vec3<T> twice = scaled(f.variance, S(-2));
+  out.scale = product(twice, g_diagonal);
+  out.quat = rotation_vjp(f.quat, product(by_rotation(twice), g_mixed));
   const Rotation<T>& q = f.rotation;
-  const Vec3<T> v_u0{dot(q.row0, w0), dot(q.row1, w0), dot(q.row2, w0)};
-  const Vec3<T> v_u1{dot(q.row0, w1), dot(q.row1, w1), dot(q.row2, w1)};
+  const Vec3<T> v_t0 = product(twice, e0), v_t1 = product(twice, e1);
+  const Vec3<T> v_u0{dot(q.row0, v_t0), dot(q.row1, v_t0), dot(q.row2, v_t0)};
+  const Vec3<T> v_u1{dot(q.row0, v_t1), dot(q.row1, v_t1), dot(q.row2, v_t1)};
   const S* r = camera.rotation;
   const S fx = camera.fx, fy = camera.fy;
   const T rz = f.inverse_z, rzm = f.inverse_z_mean;
@@ -196,6 +217,47 @@ NS_HD_LARGE Geometry<T> project_vjp(const Camera<S>& camera, const Projected<T>&
   const Vec3<T>& vp = v_camera.p;
   out.mean = {vp.x * r[0] + vp.y * r[3] + vp.z * r[6], vp.x * r[1] + vp.y * r[4] + vp.z * r[7],
               vp.x * r[2] + vp.y * r[5] + vp.z * r[8]};
+  return out;
+}
+
+// Tangents of the screen numbers from those of the raw geometry; that of the opacity is relative. The colour is left out.
+template <class T, class S>
+NS_HD_LARGE Splat<T> project_jvp(const Camera<S>& camera, const Projected<T>& f, const Decisions<mask_t<T>>& decisions,
+                                 bool antialiased, const Geometry<T>& d) {
+  const Splat<T>& s = f.splat;
+  const S* r = camera.rotation;
+  const S fx = camera.fx, fy = camera.fy;
+  const T zero = T(S(0));
+  const Vec3<T> dp{d.mean.x * r[0] + d.mean.y * r[1] + d.mean.z * r[2],
+                   d.mean.x * r[3] + d.mean.y * r[4] + d.mean.z * r[5],
+                   d.mean.x * r[6] + d.mean.y * r[7] + d.mean.z * r[8]};
+  const T rz = f.inverse_z, rzm = f.inverse_z_mean;
+  const T d_ln_z = dp.z * rz;
+  const T d_ratio_x = select(decisions.x_low | decisions.x_high, zero, dp.x * rz - f.ratio_x * d_ln_z);
+  const T d_ratio_y = select(decisions.y_low | decisions.y_high, zero, dp.y * rz - f.ratio_y * d_ln_z);
+  const T jx = rz * fx, jy = rz * fy;
+  const T djx = -(jx * d_ln_z), djy = -(jy * d_ln_z);
+  const T djxz = -(djx * f.ratio_x + jx * d_ratio_x), djyz = -(djy * f.ratio_y + jy * d_ratio_y);
+  const Vec3<T> du0{djx * r[0] + djxz * r[6], djx * r[1] + djxz * r[7], djx * r[2] + djxz * r[8]};
+  const Vec3<T> du1{djy * r[3] + djyz * r[6], djy * r[4] + djyz * r[7], djy * r[5] + djyz * r[8]};
+  const Vec3<T> moved0 = times(du0, f.rotation), moved1 = times(du1, f.rotation);
+  const Vec3<T> turn = rotation_jvp(f.quat, d.quat);
+  const Vec3<T> e0 = scaled(moved0, s.conic_a) + scaled(moved1, s.conic_b) + cross(f.y0, turn) + product(f.y0, d.scale);
+  const Vec3<T> e1 = scaled(moved0, s.conic_b) + scaled(moved1, s.conic_c) + cross(f.y1, turn) + product(f.y1, d.scale);
+  const Vec3<T> b0 = product(f.variance, f.y0), b1 = product(f.variance, f.y1);
+  Splat<T> out;
+  out.conic_a = dot(e0, b0) * S(-2);
+  out.conic_b = -(dot(e0, b1) + dot(e1, b0));
+  out.conic_c = dot(e1, b1) * S(-2);
+  out.opacity = d.opacity * f.one_minus_sigmoid;
+  if (antialiased) {
+    const Vec3<T>& v = f.variance;
+    out.opacity += dot(product(v, f.n0), moved0) + dot(product(v, f.n1), moved1) +
+                   dot(product(v, f.h_diagonal), d.scale) + dot(product(by_rotation(v), f.h_mixed), turn);
+  }
+  out.mean_x = (dp.x - f.p.x * rzm * dp.z) * rzm * fx;
+  out.mean_y = (dp.y - f.p.y * rzm * dp.z) * rzm * fy;
+  out.depth = dp.z;
   return out;
 }
 

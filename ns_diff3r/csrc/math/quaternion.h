@@ -41,21 +41,31 @@ NS_HD Rotation<T> rotation_matrix(const Quaternion<T>& q) {
           {(xz - wy) * two, (yz + wx) * two, one - (xx + yy) * two}};
 }
 
-// Cotangent of the raw quaternion, given that of the rotation matrix: through R(q/|q|).
+// The rotation ω with R(q + dq) = R(q) (I + [ω]ₓ) to first order, q raw.
 template <class T>
-NS_HD Quaternion<T> rotation_matrix_vjp(const NormalizedQuaternion<T>& n, const Rotation<T>& v) {
+NS_HD Vec3<T> rotation_jvp(const NormalizedQuaternion<T>& n, const Quaternion<T>& d) {
   using S = scalar_t<T>;
-  const S two(2);
   const Quaternion<T>& q = n.unit;
-  const T a = v.row2.y - v.row1.z, b = v.row0.z - v.row2.x, c = v.row1.x - v.row0.y;
-  const T xy = v.row0.y + v.row1.x, xz = v.row0.z + v.row2.x, yz = v.row1.z + v.row2.y;
-  const T w = (q.x * a + q.y * b + q.z * c) * two;
-  const T x = (q.y * xy + q.z * xz + q.w * a - q.x * (v.row1.y + v.row2.z) * two) * two;
-  const T y = (q.x * xy + q.z * yz + q.w * b - q.y * (v.row0.x + v.row2.z) * two) * two;
-  const T z = (q.x * xz + q.y * yz + q.w * c - q.z * (v.row0.x + v.row1.y) * two) * two;
-  const T radial = q.w * w + q.x * x + q.y * y + q.z * z;
-  return {(w - q.w * radial) * n.inverse_norm, (x - q.x * radial) * n.inverse_norm, (y - q.y * radial) * n.inverse_norm,
-          (z - q.z * radial) * n.inverse_norm};
+  const T two = n.inverse_norm * S(2);
+  return {(q.w * d.x - q.x * d.w - q.y * d.z + q.z * d.y) * two, (q.w * d.y + q.x * d.z - q.y * d.w - q.z * d.x) * two,
+          (q.w * d.z - q.x * d.y + q.y * d.x - q.z * d.w) * two};
+}
+
+// Its transpose: cotangent of the raw quaternion from that of ω.
+template <class T>
+NS_HD Quaternion<T> rotation_vjp(const NormalizedQuaternion<T>& n, const Vec3<T>& v) {
+  using S = scalar_t<T>;
+  const Quaternion<T>& q = n.unit;
+  const T two = n.inverse_norm * S(2);
+  return {-(q.x * v.x + q.y * v.y + q.z * v.z) * two, (q.w * v.x + q.y * v.z - q.z * v.y) * two,
+          (q.w * v.y - q.x * v.z + q.z * v.x) * two, (q.w * v.z + q.x * v.y - q.y * v.x) * two};
+}
+
+// Row vector times rotation matrix.
+template <class T>
+NS_HD Vec3<T> times(const Vec3<T>& u, const Rotation<T>& q) {
+  return {u.x * q.row0.x + u.y * q.row1.x + u.z * q.row2.x, u.x * q.row0.y + u.y * q.row1.y + u.z * q.row2.y,
+          u.x * q.row0.z + u.y * q.row1.z + u.z * q.row2.z};
 }
 
 }  // namespace NS_ISA

@@ -26,7 +26,12 @@ template <class T>
 NS_HD Vec3<T> operator-(const Vec3<T>& a, const Vec3<T>& b) {
   return {a.x - b.x, a.y - b.y, a.z - b.z};
 }
-// component-wise scaling by a number
+// component by component
+template <class A, class B>
+NS_HD auto product(const Vec3<A>& a, const Vec3<B>& b) {
+  return Vec3<decltype(a.x * b.x)>{a.x * b.x, a.y * b.y, a.z * b.z};
+}
+// times a number
 template <class T, class S>
 NS_HD Vec3<T> scaled(const Vec3<T>& a, const S& s) {
   return {a.x * s, a.y * s, a.z * s};
