@@ -24,6 +24,11 @@ def cpu() -> ModuleType:
         ) from error
 
 
+def device_types() -> tuple[str, ...]:
+    """Types of torch devices that the kernels of this installation draw on; the machine need not have one."""
+    return ("cpu",)
+
+
 def num_threads() -> int:
     """How many threads the CPU kernels use: torch's own setting."""
     import torch

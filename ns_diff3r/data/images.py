@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading image files, and taking images and intrinsics to another size together."""
+"""Image files: what their headers say, whether they are whole, and their pixels, large ones reduced while reading."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,104 +15,125 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import ImageError
-from .intrinsics import Intrinsics
+from .orientations import TURNS
 
-READABLE_MODES = ("RGB", "L", "P", "1", "CMYK", "YCbCr")
-"""Pillow modes that turn into RGB without a decision about transparency or exposure."""
+if TYPE_CHECKING:
+    from PIL import Image
 
-
-def image_size(path: Path) -> tuple[int, int]:
-    """(width, height) of an image file from its header. Raises ImageError naming the file."""
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such image") from None
-    except (UnidentifiedImageError, OSError) as error:
-        raise ImageError(f"{path}: not a readable image ({error})") from error
-
-
-def read_image(path: Path) -> Float[Tensor, "H W 3"]:
-    """The pixels of an image file as float32 RGB in [0, 1].
-
-    Raises:
-        ImageError: missing, not an image, cut short, or of a kind that needs a decision (transparency, 16 bit).
-    """
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            if image.mode not in READABLE_MODES or "transparency" in image.info:
-                raise ImageError(
-                    f"{path}: {image.mode} images are not read; convert it to 8-bit RGB without transparency"
-                )
-            pixels = np.asarray(image.convert("RGB"))
-    except FileNotFoundError:
-        raise ImageError(f"{path}: no such image") from None
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:  # Pillow raises SyntaxError for broken PNGs
-        raise ImageError(f"{path}: not a readable image ({error})") from error
-    return torch.from_numpy(pixels.astype(np.float32) / 255.0)
+OPAQUE_MODES = ("RGB", "L", "P", "1", "CMYK", "YCbCr")
+"""Pillow modes that turn into RGB without a decision."""
+TRANSPARENT_MODES = ("RGBA", "LA", "PA")
+"""Pillow modes whose images are laid over a background."""
+WHITE = (1.0, 1.0, 1.0)
+ORIENTATION_TAG = 0x0112
+MAX_REDUCTION = 8
+JPEG_END, JPEG_TAIL = b"\xff\xd9", 64
 
 
 @dataclass(frozen=True)
-class Resampling:
-    """A box of the source image, in its pixels (may be fractional), that becomes a whole image of another size.
+class ImageHeader:
+    """Size of the raster as stored, and the EXIF orientation that makes it upright (1: it is)."""
 
-    Pixel (i, j) covers [j, j+1] × [i, i+1], so that its centre is at (j + 0.5, i + 0.5) in source and result alike, and
-    intrinsics follow by one scale and one shift per axis.
-    """
-
-    left: float
-    top: float
-    box_width: float
-    box_height: float
     width: int
     height: int
-
-    @staticmethod
-    def to_fill(source_size: tuple[int, int], size: tuple[int, int]) -> Resampling:
-        """The largest centred box of the source with the aspect of `size`; both sizes are (height, width)."""
-        (source_height, source_width), (height, width) = source_size, size
-        scale = min(source_width / width, source_height / height)
-        box_width, box_height = width * scale, height * scale
-        left, top = (source_width - box_width) / 2, (source_height - box_height) / 2
-        return Resampling(left, top, box_width, box_height, width, height)
-
-    @staticmethod
-    def to_fit(source_size: tuple[int, int], max_size: int) -> Resampling:
-        """The whole source, its longer side at most `max_size`; never enlarged, at least one pixel."""
-        height, width = source_size
-        scale = min(1.0, max_size / max(height, width))
-        return Resampling(0.0, 0.0, width, height, max(1, round(width * scale)), max(1, round(height * scale)))
-
-    def apply_to_image(self, image: Float[Tensor, "H W 3"]) -> Float[Tensor, "h w 3"]:
-        """Area average over the box: each result pixel is the mean of the source it covers, fractions included."""
-        source_height, source_width = image.shape[:2]
-        if (self.height, self.width) == (source_height, source_width) == (self.box_height, self.box_width):
-            return image
-        rows = _coverage(source_height, self.top, self.box_height, self.height).to(image)
-        columns = _coverage(source_width, self.left, self.box_width, self.width).to(image)
-        return torch.einsum("iy,yxc,jx->ijc", rows, image, columns)
-
-    def apply_to_intrinsics(self, intrinsics: Intrinsics) -> Intrinsics:
-        """Focal lengths and principal point of the result."""
-        scale_x, scale_y = self.width / self.box_width, self.height / self.box_height
-        return Intrinsics(
-            fx=intrinsics.fx * scale_x,
-            fy=intrinsics.fy * scale_y,
-            cx=(intrinsics.cx - self.left) * scale_x,
-            cy=(intrinsics.cy - self.top) * scale_y,
-            width=self.width,
-            height=self.height,
-        )
+    orientation: int = 1
 
 
-def _coverage(source: int, start: float, extent: float, size: int) -> Float[Tensor, "size source"]:
-    """Share of each source pixel [j, j+1] in each of `size` equal parts of [start, start + extent]; rows sum to 1."""
-    edges = start + extent * torch.arange(size + 1, dtype=torch.float64) / size
-    pixels = torch.arange(source, dtype=torch.float64)
-    overlap = torch.minimum(edges[1:, None], pixels + 1) - torch.maximum(edges[:-1, None], pixels)
-    overlap = overlap.clamp(min=0)
-    return overlap / overlap.sum(dim=1, keepdim=True)
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file whose mode is one that is read; everything that can be wrong becomes an ImageError naming it."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            if image.mode not in (*OPAQUE_MODES, *TRANSPARENT_MODES):
+                raise ImageError(f"{path}: {image.mode} images are not read; convert it to 8-bit RGB")
+            yield image
+    except FileNotFoundError:
+        raise ImageError(f"{path}: no such image") from None
+    except UnidentifiedImageError:
+        raise ImageError(f"{path}: not a readable image (of a kind that Pillow does not know, or damaged)") from None
+    # Pillow raises SyntaxError for broken PNGs, ValueError and EOFError for some other broken files.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        if isinstance(error, ImageError):
+            raise
+        raise ImageError(f"{path}: not a readable image ({error})") from error
+
+
+def inspect_image(path: Path) -> ImageHeader:
+    """Read the header of an image file and check that the file is whole, decoding it only where there is no other way.
+
+    Raises:
+        ImageError: missing, not an image, cut short, or of a kind that is not read (16 bit, floating point).
+    """
+    with _opened(path) as image:
+        orientation = 1
+        if image.format != "PNG" or "exif" in image.info:  # Pillow decodes a PNG to look for EXIF behind its pixels
+            orientation = image.getexif().get(ORIENTATION_TAG, 1)
+        header = ImageHeader(*image.size, orientation if orientation in TURNS else 1)
+        if image.format == "PNG":
+            image.verify()  # check sums, without decoding
+        elif image.format not in ("JPEG", "MPO") or not _ends_as_jpeg(path):
+            image.draft("RGB", (1, 1))
+            image.load()
+    return header
+
+
+def _ends_as_jpeg(path: Path) -> bool:
+    """Whether the end marker is where it belongs; cameras that append data to a JPEG file have it elsewhere."""
+    with path.open("rb") as file:
+        file.seek(max(0, path.stat().st_size - JPEG_TAIL))
+        return JPEG_END in file.read()
+
+
+@dataclass(frozen=True, eq=False)
+class Raster:
+    """Pixels of an image of `width` × `height`, of which each may stand for a square of several.
+
+    Pixel (i, j) covers [left + j·pixel, left + (j+1)·pixel] × [top + i·pixel, …] in coordinates of the full image.
+    """
+
+    pixels: Float[Tensor, "H W 3"]
+    width: int
+    height: int
+    left: float = 0.0
+    top: float = 0.0
+    pixel: float = 1.0
+
+
+def read_image(path: Path, *, reduction: int = 1, background: tuple[float, float, float] = WHITE) -> Raster:
+    """The pixels of an image file as stored (not turned), float32 RGB in [0, 1].
+
+    Args:
+        path: of the file.
+        reduction: average squares of so many pixels (1, 2, 4 or 8) while reading; JPEG files are decoded at that size.
+        background: RGB in [0, 1] behind images with transparency.
+
+    Raises:
+        ImageError: missing, not an image, cut short, or of a kind that is not read (16 bit, floating point).
+    """
+    with _opened(path) as image:
+        width, height = image.size
+        transparent = image.mode in TRANSPARENT_MODES or "transparency" in image.info
+        done = 1
+        if reduction > 1 and not transparent:
+            image.draft("RGB", (width // reduction, height // reduction))
+            # Pillow rounds the size up, and may stop at a coarser step than asked for but never beyond it.
+            done = next(s for s in (1, 2, 4, MAX_REDUCTION) if -(-width // s) == image.size[0])
+        pixels = image.convert("RGBA" if transparent else "RGB")
+        if done < reduction:
+            pixels = pixels.reduce(reduction // done)
+    array = torch.from_numpy(np.asarray(pixels).astype(np.float32) / np.float32(255))
+    if transparent:
+        color, alpha = array[..., :3], array[..., 3:]
+        array = color * alpha + color.new_tensor(background) * (1 - alpha)
+    return Raster(array, width, height, pixel=float(reduction))
+
+
+def largest_reduction(scale: float) -> int:
+    """The largest reduction after which an image that is to shrink by `scale` still has twice the pixels per axis that
+    it will have; they are then averaged exactly."""
+    reduction = 1
+    while reduction < MAX_REDUCTION and 4 * reduction <= scale:
+        reduction *= 2
+    return reduction

@@ -100,6 +100,11 @@ class TrainingConfig(DefaultsForMissingFields):
             )
         if not self.tto_rate_factor > 0.0:
             raise ValueError(f"TrainingConfig.tto_rate_factor must be positive, not {self.tto_rate_factor}")
+        if self.tto.pcg.warm_start:
+            raise ValueError(
+                "TrainingConfig.tto.pcg.warm_start: every training step has other views, so no solution of an earlier "
+                "step fits, and a run that is continued would differ from one that was not interrupted"
+            )
         if self.tto_steps_eval is not None and self.tto_steps_eval < 0:
             raise ValueError(f"TrainingConfig.tto_steps_eval must not be negative, not {self.tto_steps_eval}")
         for name in ("warmup_fraction", "final_fraction"):

@@ -5,18 +5,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..backbones.protocol import Backbone, BackboneConfig, Prediction
+from ..backbones import Backbone, BackboneConfig, Prediction, UncertaintyHeadConfig
 from ..splats import Gaussians, Views
 from .stages import GROUP_NAMES
-
-if TYPE_CHECKING:
-    from ..backbones.uncertainty import UncertaintyHeadConfig
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,13 +70,11 @@ def build_network(backbone_config: BackboneConfig, head_config: UncertaintyHeadC
 
     `ns-diff3r fit` and `ns-train` build it at different moments of a process, and start equal by this.
     """
-    from ..backbones.uncertainty import UncertaintyHead
-
     state = torch.get_rng_state()
     try:
         torch.default_generator.manual_seed(seed)
         backbone = backbone_config.setup()
-        head = UncertaintyHead(head_config, backbone.feature_dim, backbone.sh_degree)
+        head = head_config.setup(backbone.feature_dim, backbone.sh_degree)
     finally:
         torch.set_rng_state(state)
     return Diff3RNetwork(backbone, head)

@@ -7,12 +7,12 @@ import logging
 import math
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..data.batches import SceneBatch
 from ..rasterization import render
 from ..solver import DifferentiableTTO
 from ..solver.inner import TTOStatus
@@ -25,9 +25,6 @@ from .losses import OuterLoss
 from .network import Diff3RNetwork, NetworkOutput
 from .outputs import SceneReport, StepOutput, mean_scalars, prior_quantiles, solution_scalars
 from .stages import Stage
-
-if TYPE_CHECKING:
-    from ..data.batches import SceneBatch
 
 logger = logging.getLogger("ns_diff3r")
 
@@ -240,10 +237,18 @@ class _SceneStep:
         return self.sound
 
 
+LARGEST_LOG_SCALE = 40.0
+"""Standard deviations of e**40 have squares that just fit into float32."""
+
+
 def unusable(output: NetworkOutput, cameras: Cameras) -> str | None:
     """Why a prediction cannot be rendered or, where it comes with λ, be optimised on these cameras; None if it can."""
+    if output.gaussians.num_gaussians == 0:
+        return "the network predicts no Gaussian"
     try:
         output.gaussians.check_finite("the prediction")
+        if float(output.gaussians.scales.detach().max()) > LARGEST_LOG_SCALE:
+            return "a predicted Gaussian is so large that float32 cannot hold its covariance"
         for name, leaf in (output.prior or {}).items():
             if not bool(((leaf > 0) & leaf.isfinite()).all()):
                 return f"the predicted λ of {name} is not finite and positive"

@@ -20,7 +20,7 @@ TESTS = Path(__file__).resolve().parents[1]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 KINDS = ("generic", "opaque", "stack", "beyond_clamp", "dark")
 
-# Some of nerfstudio's dependencies install a package named `tests`: pytest finds ours by file, a plain import would not.
+# A dependency of nerfstudio installs a package named `tests`: pytest finds ours by its file, a plain import would not.
 PROGRAM = """
 import sys, types, torch
 sys.path[:0] = {path!r}
