@@ -45,6 +45,8 @@ class Benchmark:
     """What to measure; also `pcg`, iterations on the systems of real scenes, which needs `data`."""
     data: tuple[Path, ...] = ()
     """Scenes (folders with a transforms.json) for the part `pcg`."""
+    pcg_views: tuple[int, ...] = (0, 4)
+    """Numbers of context views of the part `pcg`; 0: all that are not held out."""
     step_size: int = 128
     """Image size of the two views of the TTO step, and of the memory of the layer."""
     autograd_size: int = 0
@@ -162,7 +164,8 @@ class Benchmark:
 
         if not self.data:
             raise ValueError("the part pcg needs scenes: --data FOLDER …")
-        return [row for folder in self.data for row in scene_iterations(folder)]
+        systems = [(path, views) for views in self.pcg_views for path in self.data]
+        return [row for path, views in systems for row in scene_iterations(path, num_context=views)]
 
     def _memory(self) -> list[dict[str, Any]]:
         from .benchmark_memory import memory_in_subprocess

@@ -4,13 +4,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, get_args
 
 import torch
 
 from ..rasterization import linearize
-from ..solver import DifferentiableTTO, PCGConfig, TTOConfig
+from ..solver import DifferentiableTTO, LearningRates, PCGConfig, TTOConfig
 from ..solver.curvature_scale import floored, scene_curvature
 from ..solver.normal_operator import NormalOperator
 from ..solver.pcg import PCGResult, pcg
@@ -27,21 +28,24 @@ def scene_iterations(
     data: Path,
     *,
     max_size: int = 128,
-    num_context: int = 4,
+    num_context: int = 0,
     fit_steps: int = 200,
+    learning_rate_factor: float = 4.0,
     max_iterations: int = 500,
     lambdas: Sequence[float] = LAMBDAS,
 ) -> list[dict[str, Any]]:
     """One row per λ and preconditioner: iterations until the relative residual falls to 1e-1, 1e-2, 1e-3.
 
-    The Gaussians are those of the scene's sparse points, fitted to its context views; A is that of the default inner
-    loss there; the right-hand side is the gradient of the MSE of held-out views. Float32, zero start. Each
-    preconditioner measures the residual in its own norm, sqrt(rᵀM⁻¹r); None: not within `max_iterations`.
+    The Gaussians are those of the scene's sparse points, fitted to its context views (`num_context`, 0: all that are
+    not held out) as `ns-diff3r optimize` fits them; A is that of the default inner loss there; the right-hand side is
+    the gradient of the MSE of held-out views. Float32, zero start. Each preconditioner measures the residual in its own
+    norm, sqrt(rᵀM⁻¹r); None: not within `max_iterations`.
     """
     _, gaussians, context, targets = SceneOptions(data, num_context=num_context, max_size=max_size).load(torch.float32)
     if targets is None:
         raise ValueError(f"{data}: no view is left for the right-hand side")
-    config = TTOConfig(num_steps=fit_steps)
+    rates = {name: learning_rate_factor * rate for name, rate in asdict(LearningRates()).items()}
+    config = TTOConfig(num_steps=fit_steps, learning_rates=LearningRates(**rates))
     with torch.no_grad():
         gaussians, _ = DifferentiableTTO(config).eval()(gaussians, None, context)
     frame = normalized_frame(gaussians, context.cameras)
@@ -66,8 +70,9 @@ def scene_iterations(
             solve = PCGConfig(preconditioner=kind, tolerance=min(RESIDUALS), max_iterations=max_iterations)
             result = pcg(operator, rhs, solve, make_preconditioner(kind, operator))
             counts = {f"to {residual:g}": _iterations_to(result, residual) for residual in RESIDUALS}
-            common = {"scene": data.name, "Gaussians": gaussians.num_gaussians, "λ": strength, "preconditioner": kind}
-            rows.append({**common, **counts, "status": result.status.value})
+            common = {"scene": data.name, "views": context.num_views, "Gaussians": gaussians.num_gaussians}
+            solve_of = {"λ": strength, "preconditioner": kind}
+            rows.append({**common, **solve_of, **counts, "status": result.status.value})
     return rows
 
 
