@@ -21,8 +21,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
-from ..splats import Views
+from ..splats import Gaussians, Views
 from ..splats.spherical_harmonics import MAX_SH_DEGREE
+from .compact_backdrop import backdrop_gaussians, to_cells
 from .compact_gaussians import Corrections, pixel_gaussians
 from .compact_geometry import SweepGeometry, check_context, sweep_geometry
 from .compact_matching import (
@@ -100,16 +101,16 @@ class CompactBackbone(Backbone):
         self.volume_head = zero_initialized(nn.Conv2d(2 * width, depths, 3, padding=1))
         self.correlation_gain = nn.Parameter(torch.zeros(()))
         self.decoder = Decoder(width, NUM_CUES, config.feature_channels)
-        self.gaussian_head = zero_initialized(
-            nn.Conv2d(config.feature_channels, Corrections.num_channels(config.sh_degree), 1)
-        )
+        outputs = Corrections.num_channels(config.sh_degree)
+        self.gaussian_head = zero_initialized(nn.Conv2d(config.feature_channels, outputs, 1))
+        self.backdrop_head = zero_initialized(nn.Conv2d(config.feature_channels, outputs, 1))
 
     def gaussian_head_parameters(self) -> Iterator[nn.Parameter]:
-        """Decoder and last layer: what stage 2 trains."""
-        return chain(self.decoder.parameters(), self.gaussian_head.parameters())
+        """Decoder and last layers: what stage 2 trains."""
+        return chain(self.decoder.parameters(), self.gaussian_head.parameters(), self.backdrop_head.parameters())
 
     def forward(self, context: Views) -> Prediction:
-        """One Gaussian per pixel of every context view.
+        """One Gaussian per pixel of every context view, and the backdrop.
 
         Raises:
             ValueError: fewer than two views, no near or far, images smaller than MIN_SIZE.
@@ -161,8 +162,13 @@ class CompactBackbone(Backbone):
         gaussians = pixel_gaussians(
             context, near, far, cues[:, 0], self._opacity_logits(cues), self.config.footprint, corrections
         )
-        all_features = torch.cat([per_pixel, cues], dim=1).permute(0, 2, 3, 1).reshape(-1, self.feature_dim)
-        return Prediction(gaussians, all_features, (context.num_views, height, width))
+        per_cell = to_cells(per_pixel)
+        corrections = Corrections.split(self.backdrop_head(per_cell), self.sh_degree)
+        backdrop = backdrop_gaussians(context, near, far, corrections)
+        unmatched = per_cell.new_zeros(len(per_cell), NUM_CUES, *per_cell.shape[2:])
+        rows = [_rows(torch.cat(maps, dim=1)) for maps in ((per_pixel, cues), (per_cell, unmatched))]
+        grid = (context.num_views, height, width)
+        return Prediction(Gaussians.concatenate([gaussians, backdrop]), torch.cat(rows), grid)
 
     def _matching_stride(self, height: int, width: int) -> int:
         if self.config.matching_stride:
@@ -199,6 +205,10 @@ def correlation_volume(
         product = (warped * features[view][:, None]).sum(1) * inside
         rows.append(product.mean(0))
     return torch.stack(rows)
+
+
+def _rows(maps: Float[Tensor, "V C H W"]) -> Float[Tensor, "V*H*W C"]:
+    return maps.permute(0, 2, 3, 1).flatten(0, 2)
 
 
 def _pad_to(x: Float[Tensor, "B C h w"], height: int, width: int) -> Float[Tensor, "B C H W"]:

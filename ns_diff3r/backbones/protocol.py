@@ -20,8 +20,9 @@ class Prediction:
     Attributes:
         gaussians: N Gaussians, raw parameters, in the world of the context cameras.
         features: [N, F] one row per Gaussian, in their order.
-        grid: (views, height, width) where there is one Gaussian per pixel in the order view, row, column; maps of
-            per-Gaussian quantities can then be drawn. None otherwise.
+        grid: (views, height, width) where the first views·height·width Gaussians are one per pixel in the order view,
+            row, column; maps of per-Gaussian quantities can then be drawn. Further Gaussians, which belong to no pixel,
+            may follow. None otherwise.
 
     Raises:
         ValueError: numbers of rows that do not agree.
@@ -35,8 +36,8 @@ class Prediction:
         count = self.gaussians.num_gaussians
         if self.features.ndim != 2 or self.features.shape[0] != count:
             raise ValueError(f"Prediction.features must be [{count}, F], got {list(self.features.shape)}")
-        if self.grid is not None and self.grid[0] * self.grid[1] * self.grid[2] != count:
-            raise ValueError(f"Prediction.grid {self.grid} does not hold {count} Gaussians")
+        if self.grid is not None and self.grid[0] * self.grid[1] * self.grid[2] > count:
+            raise ValueError(f"Prediction.grid {self.grid} needs more than the {count} Gaussians that there are")
 
 
 class Backbone(nn.Module, ABC):

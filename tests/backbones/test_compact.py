@@ -36,12 +36,13 @@ def test_it_finds_the_depth_of_a_textured_wall_before_training():
     views, depth = wall_views()
     prediction = make_network()(views)
     assert prediction.grid == (3, 32, 40)
-    local = torch.einsum("vij,vpj->vpi", views.cameras.viewmats[:, :3, :3], prediction.gaussians.means.view(3, -1, 3))
+    pixels = prediction.gaussians[: 3 * 32 * 40]
+    local = torch.einsum("vij,vpj->vpi", views.cameras.viewmats[:, :3, :3], pixels.means.view(3, -1, 3))
     found = (local + views.cameras.viewmats[:, None, :3, 3])[..., 2].view(depth.shape)
     error = (1 / found - 1 / depth).abs() / (1 / 2 - 1 / 12)
     assert error.median() < 0.03
     assert (error < 0.1).double().mean() > 0.85
-    torch.testing.assert_close(0.5 + 0.28209479 * prediction.gaussians.sh0[:, 0], views.images.reshape(-1, 3))
+    torch.testing.assert_close(0.5 + 0.28209479 * pixels.sh0[:, 0], views.images.reshape(-1, 3))
 
 
 @torch.no_grad()
@@ -66,8 +67,10 @@ def test_permuting_the_views_permutes_the_output(perturb):
     order = torch.tensor([4, 2, 0, 5, 1, 3])
     network = make_network(perturb)
     before, after = network(views), network(views[order])
-    per_view = before.gaussians.map(lambda leaf: leaf.unflatten(0, (6, -1))[order].flatten(0, 1))
-    assert_same_scene(after.gaussians, per_view)
+    count = 6 * 32 * 40
+    for part in (slice(0, count), slice(count, None)):  # one per pixel, backdrop
+        permuted = before.gaussians[part].map(lambda leaf: leaf.unflatten(0, (6, -1))[order].flatten(0, 1))
+        assert_same_scene(after.gaussians[part], permuted)
 
 
 @torch.no_grad()
@@ -77,7 +80,7 @@ def test_sizes_that_are_no_multiple_of_the_stride():
         views, _ = wall_views(num_views=2, size=size)
         prediction = network(views)
         assert prediction.grid == (2, *size)
-        assert prediction.features.shape == (2 * size[0] * size[1], network.feature_dim)
+        assert prediction.features.shape == (prediction.gaussians.num_gaussians, network.feature_dim)
         prediction.gaussians.check_finite()
 
 
@@ -97,7 +100,7 @@ def test_head_and_backbone_split_the_parameters():
     network = make_network()
     head = {id(p) for p in network.gaussian_head_parameters()}
     names = {name.split(".")[0] for name, p in network.named_parameters() if id(p) in head}
-    assert names == {"decoder", "gaussian_head"}
+    assert names == {"decoder", "gaussian_head", "backdrop_head"}
 
 
 def identical(views: Views) -> Views:
@@ -176,4 +179,4 @@ def test_rotations_of_the_world_turn_the_quaternions():
     views, _ = wall_views(num_views=2)
     prediction = make_network()(views)
     expected = rotations_to_quats(views.cameras.viewmats[:, :3, :3].transpose(1, 2))
-    torch.testing.assert_close(prediction.gaussians.quats.view(2, -1, 4)[:, 0], expected)
+    torch.testing.assert_close(prediction.gaussians.quats[: 2 * 32 * 40].view(2, -1, 4)[:, 7], expected)
