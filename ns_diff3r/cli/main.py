@@ -2,7 +2,8 @@
 """Entry point of `ns-diff3r`.
 
 A command is a dataclass whose fields are its options and whose `run` does the work. Its module imports nothing heavy
-at the top, so that `ns-diff3r -h` answers at once.
+at the top, so that `ns-diff3r -h` answers at once; commands whose options are settings of the library (and so import
+torch) are only imported when they are called.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Union
+from dataclasses import make_dataclass
+from importlib import import_module
+from typing import Annotated, Any, Union
 
 import tyro
 from tyro.conf import subcommand
@@ -20,8 +23,16 @@ from .doctor import Doctor
 from .gradcheck import Gradcheck
 from .optimize import Optimize
 
+LATE = {
+    "fit": ("fit", "Fit", "Train the compact network on one scene or a folder of scenes, and evaluate it."),
+}
+"""Commands that are imported when called: name → module, class, and the line that help shows."""
+
+_Fit = make_dataclass("_Fit", [])  # stands in for help
+
 Command = Union[  # noqa: UP007 - tyro reads it
     Annotated[Optimize, subcommand("optimize")],
+    Annotated[_Fit, subcommand("fit", description=LATE["fit"][2])],
     Annotated[Gradcheck, subcommand("gradcheck")],
     Annotated[Benchmark, subcommand("benchmark")],
     Annotated[Doctor, subcommand("doctor")],
@@ -35,12 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Faults of the input are reported in one line on stderr, status 1; with $NS_DIFF3R_TRACEBACK set, with a traceback.
     """
-    command: Command = tyro.cli(
-        Command,  # pyright: ignore[reportArgumentType] - tyro takes a union of commands
-        prog="ns-diff3r",
-        description="Gaussian splatting through differentiable test-time optimisation.",
-        args=arguments,
-    )
+    command = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
         return command.run()
     except (ValueError, TypeError, OSError) as error:
@@ -50,6 +56,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _parse(arguments: list[str]) -> Any:
+    """The command that the arguments name, with its options set. Exits for help and for arguments that are wrong."""
+    if arguments and arguments[0] in LATE:
+        module, name, _ = LATE[arguments[0]]
+        kind = getattr(import_module(f".{module}", __package__), name)
+        config = (tyro.conf.SuppressFixed,)  # _target of the networks' settings
+        return tyro.cli(kind, prog=f"ns-diff3r {arguments[0]}", args=arguments[1:], config=config)
+    command: Any = Command  # tyro takes a union of commands
+    return tyro.cli(
+        command,
+        prog="ns-diff3r",
+        description="Gaussian splatting through differentiable test-time optimisation.",
+        args=arguments,
+    )
 
 
 if __name__ == "__main__":
