@@ -41,6 +41,8 @@ class DifferentiableTTO(nn.Module):
         resolve_preset(self.config.preset)
         self.curvature_scale = CurvatureScale(self.config.curvature_decay)
         self._warm_starts: dict[int, Tensor] = {}
+        self.progress: Callable[[int, float], None] | None = None
+        """Called at every iterate of every scene with the number of steps taken and the inner loss there."""
 
     @overload
     def forward(self, init: Gaussians, prior: Any, context: Views) -> tuple[Gaussians, TTOSolution]: ...
@@ -109,7 +111,7 @@ class DifferentiableTTO(nn.Module):
             if self.config.pcg.warm_start and solution is not None:
                 self._warm_starts[index] = solution
 
-        return job.run(warm, remember)
+        return job.run(warm, remember, self.progress)
 
 
 class _SceneJob:
@@ -142,7 +144,12 @@ class _SceneJob:
             with torch.no_grad():
                 self.curvature = scene_curvature(at.linearization, at.loss.curvature, self.problem.num_residuals)
 
-    def run(self, warm: Tensor | None, remember: Callable[[Tensor | None], None]) -> tuple[Gaussians, TTOSolution]:
+    def run(
+        self,
+        warm: Tensor | None,
+        remember: Callable[[Tensor | None], None],
+        progress: Callable[[int, float], None] | None = None,
+    ) -> tuple[Gaussians, TTOSolution]:
         """Optimise; the result carries the configured backward mode."""
         at_start, self.at_start = self.at_start, None
         start = self.start.flatten()
@@ -159,6 +166,7 @@ class _SceneJob:
             frozen=frozenset(self.config.frozen_groups),
             stationarity_tolerance=self.config.stationarity_tolerance,
             first=at_start,
+            progress=progress,
         )
         trajectory.state = {}  # the moments are of no use any more
         scale = None if self.scale is None else {name: self.scale[i] for i, name in enumerate(GROUPS)}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -34,13 +34,19 @@ class Reconstruction:
 
 
 @torch.no_grad()
-def reconstruct(module: TrainingModule, context: Views, num_steps: int | None = None) -> Reconstruction:
+def reconstruct(
+    module: TrainingModule,
+    context: Views,
+    num_steps: int | None = None,
+    progress: Callable[[int, float], None] | None = None,
+) -> Reconstruction:
     """Predict the scene of `context` and fit it to these views.
 
     Args:
         module: as trained; its modes are left as they were, its D is not updated.
         context: views with near and far.
         num_steps: of test-time optimisation; None: as the settings say for evaluation; 0: prediction alone.
+        progress: called at every iterate of the optimisation with the number of steps taken and the inner loss there.
 
     Raises:
         ValueError: the network predicts something that cannot be rendered or optimised; what the backbone refuses.
@@ -54,6 +60,7 @@ def reconstruct(module: TrainingModule, context: Views, num_steps: int | None = 
             raise ValueError(f"the prediction cannot be used: {fault}")
         before = output.gaussians
         layer = evaluation_layer(module, num_steps)
+        layer.progress = progress
         if layer.config.num_steps == 0:
             return Reconstruction(before, before, output, None, predicted, 0.0)
         begin = time.perf_counter()

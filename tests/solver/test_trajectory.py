@@ -88,6 +88,15 @@ def test_report_is_what_it_says():
     assert trajectory.group_stationarity["sh0"] == pytest.approx(norms["sh0"] / trajectory.first_gradient["sh0"])
 
 
+def test_progress_is_reported_at_every_iterate():
+    start, problem, prior = setup()
+    calls: list[tuple[int, float]] = []
+    trajectory = run_trajectory(
+        problem, start, SGD(dict.fromkeys(GROUPS, 0.1)), 3, prior, progress=lambda step, loss: calls.append((step, loss))
+    )
+    assert calls == list(enumerate(trajectory.loss_curve))
+
+
 def test_no_steps_gives_back_the_start():
     start, problem, prior = setup()
     trajectory = run_trajectory(problem, start, Adam(RATES), 0, prior)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -91,6 +92,7 @@ def run_trajectory(
     record: bool = False,
     state: InnerState | None = None,
     first: Evaluation | None = None,
+    progress: Callable[[int, float], None] | None = None,
 ) -> Trajectory:
     """Take `num_steps` steps from `start`, or fewer when the gradient has fallen by `stationarity_tolerance`.
 
@@ -108,6 +110,7 @@ def run_trajectory(
         record: keep the linearisation of every iterate, for `Trajectory.replay`.
         state: of the optimiser, to continue an earlier run (the same object is updated); None starts afresh.
         first: `problem` evaluated at `start`, if the caller has it.
+        progress: called at every iterate with the number of steps taken and L_in there.
     """
     theta = next_theta = start.detach().flatten()
     state = optimizer.init(start) if state is None else state
@@ -138,6 +141,8 @@ def run_trajectory(
             break
         losses.append(loss)
         image_losses.append(evaluation.loss.value)
+        if progress is not None:
+            progress(step, loss)
         norms.append(_gradient_norms(statistics, frozen))
         if evaluations is not None:
             evaluations.append(evaluation)
