@@ -92,7 +92,7 @@ def test_progress_is_reported_at_every_iterate():
     start, problem, prior = setup()
     calls: list[tuple[int, float]] = []
     trajectory = run_trajectory(
-        problem, start, SGD(dict.fromkeys(GROUPS, 0.1)), 3, prior, progress=lambda step, loss: calls.append((step, loss))
+        problem, start, SGD(dict.fromkeys(GROUPS, 0.1)), 3, prior, progress=lambda *call: calls.append(call)
     )
     assert calls == list(enumerate(trajectory.loss_curve))
 
