@@ -4,21 +4,27 @@
 from .batches import SceneBatch
 from .collection import CollectionConfig, SceneCollection, open_collection
 from .errors import ImageError, SceneError, SceneWarning
+from .frames import Frame
 from .image_cache import ImageCache
 from .initialization import gaussians_from_points, points_in_views
 from .intrinsics import Intrinsics
+from .lenses import Distortion
+from .photographs import Photograph, scene_from_photographs
+from .readers import load_scene
 from .sampler import BatchSampler, EvaluationItem, SamplerConfig, SceneIndices
-from .scenes import Frame, PointCloud, Scene, load_scene
+from .scenes import PointCloud, Scene
 from .split import SplitConfig, split_indices
 
 __all__ = [
     "BatchSampler",
     "CollectionConfig",
+    "Distortion",
     "EvaluationItem",
     "Frame",
     "ImageCache",
     "ImageError",
     "Intrinsics",
+    "Photograph",
     "PointCloud",
     "SamplerConfig",
     "Scene",
@@ -32,5 +38,6 @@ __all__ = [
     "load_scene",
     "open_collection",
     "points_in_views",
+    "scene_from_photographs",
     "split_indices",
 ]

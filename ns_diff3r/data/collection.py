@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import torch
 
+from ..dataclass_state import DefaultsForMissingFields
 from ..splats import Cameras, Views
 from .errors import SceneError, SceneWarning
 from .image_cache import ImageCache
-from .scenes import Scene, is_scene, load_scene
+from .readers import has_photographs, is_scene, load_scene
+from .scenes import Scene
 from .split import MIN_TRAINING_VIEWS, SplitConfig, split_indices
 
 SEARCH_DEPTH = 3
@@ -21,7 +24,7 @@ SEARCH_DEPTH = 3
 
 
 @dataclass
-class CollectionConfig:
+class CollectionConfig(DefaultsForMissingFields):
     """Which scenes are for training, which of their images, and at what size."""
 
     split: SplitConfig = field(default_factory=SplitConfig)
@@ -43,11 +46,18 @@ class CollectionConfig:
 class SceneCollection:
     """One or more scenes, their split into training and evaluation images, and their views at one size per scene.
 
+    Cameras and sparse points of all scenes are kept in memory; images are read when views are asked for, and kept up to
+    `cache_megabytes`.
+
     Attributes:
         config: as given.
         names: of the scenes, each once, in ascending order where they come from a folder.
         training_scenes: indices of the scenes to train on.
         evaluation_scenes: indices of the scenes held out as a whole; all scenes where none is.
+
+    Raises:
+        SceneError: no scene, a scene of fewer than two images or smaller than `image_size`, an unknown name in
+            `eval_scenes`, no scene left for training, settings that contradict one another.
     """
 
     def __init__(
@@ -57,6 +67,8 @@ class SceneCollection:
         self._check_config()
         if not scenes:
             raise SceneError("a collection needs at least one scene")
+        for scene in scenes:
+            _check_scene(scene, self.config)
         self._scenes = list(scenes)
         self.names = tuple(_unique([scene.name for scene in scenes] if names is None else names))
         self._splits = [split_indices(scene.num_frames, self.config.split) for scene in scenes]
@@ -132,29 +144,41 @@ def open_collection(path: str | Path, config: CollectionConfig | None = None) ->
     Raises:
         SceneError: the path does not exist, or no scene under it can be used.
     """
-    path = Path(path)
+    path, config = Path(path), CollectionConfig() if config is None else config
     if not path.exists():
         raise SceneError(f"{path}: no such file or folder")
     if path.is_file() or is_scene(path):
-        return SceneCollection([load_scene(path)], config)
+        return SceneCollection([load_scene(path, min_frames=MIN_TRAINING_VIEWS)], config)
     scenes, names, reasons = [], [], []
     for folder in _find_scenes(path, SEARCH_DEPTH):
         try:
-            scene = load_scene(folder)
-            if scene.num_frames < MIN_TRAINING_VIEWS:
-                raise SceneError(f"{folder}: {scene.num_frames} image; a scene needs at least {MIN_TRAINING_VIEWS}")
+            scene = load_scene(folder, min_frames=MIN_TRAINING_VIEWS)
+            _check_scene(scene, config)
         except SceneError as error:
             reasons.append(error)
             continue
         scenes.append(scene)
         names.append(folder.relative_to(path).as_posix())
-    if not scenes and reasons:
-        raise SceneError(f"{path}: none of {len(reasons)} scenes can be used; the first: {reasons[0]}") from reasons[0]
+    if not scenes and not reasons:
+        load_scene(path)  # raises, and says what is missing
     if not scenes:
-        return SceneCollection([load_scene(path)], config)  # says what is missing
+        count = "the only scene cannot" if len(reasons) == 1 else f"none of the {len(reasons)} scenes can"
+        raise SceneError(f"{path}: {count} be used: {reasons[0]}") from reasons[0]
     for reason in reasons:
         warnings.warn(f"scene left out: {reason}", SceneWarning, stacklevel=2)
     return SceneCollection(scenes, config, names)
+
+
+def _check_scene(scene: Scene, config: CollectionConfig) -> None:
+    """Raise SceneError where a scene cannot give the views that the collection promises."""
+    if scene.num_frames < MIN_TRAINING_VIEWS:
+        raise SceneError(f"{scene.path}: {scene.num_frames} image; at least {MIN_TRAINING_VIEWS} are needed")
+    scene.cameras(range(scene.num_frames), size=config.image_size, max_size=config.max_size)
+    if scene.depth_range is not None:
+        low = scene.depth_range[0] if config.near is None else config.near
+        high = scene.depth_range[1] if config.far is None else config.far
+        if (np.asarray(low) >= np.asarray(high)).any():
+            raise SceneError(f"{scene.path}: the near or far asked for contradicts the depth range found in the scene")
 
 
 def _find_scenes(path: Path, depth: int) -> list[Path]:
@@ -162,8 +186,10 @@ def _find_scenes(path: Path, depth: int) -> list[Path]:
     for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         if is_scene(folder):
             found.append(folder)
-        elif depth > 1:
-            found += _find_scenes(folder, depth - 1)
+            continue
+        inside = _find_scenes(folder, depth - 1) if depth > 1 else []
+        # A folder of photographs without poses is a scene that cannot be used, and shall be named as such.
+        found += inside or ([folder] if has_photographs(folder) else [])
     return found
 
 

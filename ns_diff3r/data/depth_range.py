@@ -19,11 +19,12 @@ NEAR_MARGIN, FAR_MARGIN = 0.75, 1.5
 """The surfaces without points in front of and behind those with points."""
 MIN_POINTS = 16
 """Fewer points than this in a view say nothing about its depth range."""
-FOCUS_NEAR, FOCUS_FAR = 0.2, 5.0
-"""Range around the distance to the point that all cameras look at."""
-SPREAD_NEAR, SPREAD_FAR = 0.3, 30.0
+FOCUS_NEAR, FOCUS_FAR = 0.3, 4.0
+"""Range around the distance to the point that all cameras look at. Depths of the sparse points of fifteen real scenes
+(1 % to 99 %) are 0.4 to 4 of it where the axes meet, and 0.1 to 10 times the spread where they do not."""
+SPREAD_NEAR, SPREAD_FAR = 0.1, 15.0
 """Range in units of the cameras' spread, where they do not look at one point."""
-MIN_CONVERGENCE = 0.02
+MIN_CONVERGENCE = 0.01
 """Mean squared sine of the angle between optical axes from which on their common point is believed."""
 
 

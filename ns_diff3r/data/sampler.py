@@ -4,23 +4,25 @@
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
 
+from ..dataclass_state import DefaultsForMissingFields
 from .batches import SceneBatch
 from .collection import SceneCollection
 from .errors import SceneError, SceneWarning
+from .split import split_indices
 from .view_selection import central_view, covering_views, farthest_views, nearest_views, view_distances
 
 Selection = Literal["nearest", "farthest", "random"]
 
 
 @dataclass
-class SamplerConfig:
+class SamplerConfig(DefaultsForMissingFields):
     """How scenes and views are chosen for a training step and for evaluation."""
 
     num_context: int = 2
@@ -35,7 +37,7 @@ class SamplerConfig:
     baseline_start: tuple[float, float] = (0.1, 0.3)
     """Range of the baseline at step 0: how far the views of a step are from its first one. The unit is the distance of
     the farthest cameras of the scene, a quarter turn between viewing directions counting as much."""
-    baseline_end: tuple[float, float] = (0.2, 0.6)
+    baseline_end: tuple[float, float] = (0.15, 0.5)
     """Range of the baseline after the warm-up."""
     gap_start: tuple[int, int] | None = None
     """Range at step 0 of how far apart views may be in the sequence of images, for video; default: no bound."""
@@ -135,34 +137,41 @@ class BatchSampler:
         nearest: images such that each held-out one has one of them near; farthest: spread widely.
         """
         candidates, targets = self.collection.training_indices(scene), self.collection.evaluation_indices(scene)
-        distances, count = self._distances(scene), self._num_evaluation_context
+        distances = self._distances(scene)
         if targets and self.config.evaluation_selection == "nearest":
-            return covering_views(distances, targets, candidates, count), targets
-        return farthest_views(distances, central_view(distances, candidates), candidates, count), targets
+            return covering_views(distances, targets, candidates, self._num_evaluation_context), targets
+        return self._spread_views(distances, candidates), targets
 
     def evaluation_items(self, scene: int) -> list[EvaluationItem]:
-        """The held-out images of a scene with their context views, the same ever after.
+        """The images of a scene to judge it by, with their context views, the same ever after.
 
         nearest: the training images nearest to each; farthest: as `evaluation`. Images of equal context are one item. A
-        scene without held-out images is judged on training images, other than the context where there are others.
+        scene without held-out images is judged on training images: those that `split` would hold out, or both of two.
+        An image is its own context only where a scene has no two others.
         """
-        context, targets = self.evaluation(scene)
-        candidates = self.collection.training_indices(scene)
+        candidates, targets = self.collection.training_indices(scene), self.collection.evaluation_indices(scene)
         held_out = bool(targets)
         if not held_out:
-            targets = tuple(i for i in candidates if i not in context) or context
-            targets = targets[:: self.collection.config.split.every]
-        if self.config.evaluation_selection == "farthest" or not held_out:
-            return [EvaluationItem(scene, context, targets, held_out)]
+            split = replace(self.collection.config.split, all=False)
+            targets = split_indices(len(candidates), split)[1] or candidates
         distances, groups = self._distances(scene), {}
         for target in targets:
-            nearest = nearest_views(distances, target, candidates, self._num_evaluation_context)
-            groups.setdefault(nearest, []).append(target)
-        return [EvaluationItem(scene, context, tuple(members), True) for context, members in groups.items()]
+            others = tuple(i for i in candidates if i != target)
+            others = others if len(others) >= 2 else candidates
+            if self.config.evaluation_selection == "nearest":
+                chosen = nearest_views(distances, target, others, self._num_evaluation_context)
+            else:
+                chosen = self._spread_views(distances, others)
+            groups.setdefault(chosen, []).append(target)
+        return [EvaluationItem(scene, chosen, tuple(members), held_out) for chosen, members in groups.items()]
 
     @property
     def _num_evaluation_context(self) -> int:
         return self.config.num_evaluation_context or self.config.num_context
+
+    def _spread_views(self, distances: Float[np.ndarray, "V V"], candidates: tuple[int, ...]) -> tuple[int, ...]:
+        start = central_view(distances, candidates)
+        return farthest_views(distances, start, candidates, self._num_evaluation_context)
 
     def _compute_distances(self, scene: int) -> Float[np.ndarray, "V V"]:
         return view_distances(self.collection.scene(scene).frames)

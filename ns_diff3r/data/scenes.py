@@ -6,6 +6,7 @@ A reader of a format turns files into a `Scene`; everything later works on that 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,23 +15,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from ..splats import Cameras, Views
 from .depth_range import depth_ranges
-from .errors import SceneError
+from .errors import SceneError, SceneWarning
+from .frames import Frame
 from .image_cache import ImageCache
-from .images import Resampling, read_image
-from .intrinsics import Intrinsics
+from .resampling import Resampling
 
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One photograph: its file, and the camera that took it."""
-
-    image_path: Path
-    camera_to_world: Float[np.ndarray, "4 4"]  # OpenGL axes: x right, y up, z backward
-    intrinsics: Intrinsics
+SMALL_SHARE = 0.25
+"""A common size of less than this share of the median picture is worth a warning that names the smallest file."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,12 +50,34 @@ class Scene:
     @property
     def name(self) -> str:
         """Of the scene's folder, for logs and messages."""
-        return self.path.name or str(self.path)
+        return self.path.name or self.path.resolve().name or str(self.path)
 
     @cached_property
     def depth_range(self) -> tuple[Float[np.ndarray, " V"], Float[np.ndarray, " V"]] | None:
         """(near, far) of every frame in world units, from sparse points or else from the cameras; None if unknown."""
         return depth_ranges(self.frames, self.points)
+
+    def view_size(self, max_size: int | None = None) -> tuple[int, int]:
+        """(height, width) of views of which no `size` is asked for: one for all frames of the scene, whichever of them
+        are loaded. Each picture is taken to a longer side of at most `max_size`; of pictures of several sizes, the
+        smallest height and the smallest width count.
+
+        Raises:
+            SceneError: a max_size that is not positive.
+        """
+        if max_size is not None and max_size < 1:
+            raise SceneError(f"{self.path}: max_size must be positive, got {max_size}")
+        sizes = np.array([_fitted_size(frame, max_size) for frame in self.frames])
+        height, width = (int(side) for side in sizes.min(axis=0))
+        if height * width < SMALL_SHARE * np.median(sizes.prod(axis=1)):
+            smallest = self.frames[int(sizes.prod(axis=1).argmin())].image_path
+            warnings.warn(
+                f"{self.path}: all views are cropped to {width}x{height}, since photographs have several sizes; the "
+                f"smallest is {smallest}",
+                SceneWarning,
+                stacklevel=3,
+            )
+        return height, width
 
     def views(
         self,
@@ -72,29 +88,31 @@ class Scene:
         dtype: torch.dtype = torch.float32,
         cache: ImageCache | None = None,
     ) -> Views:
-        """Load frames as Views with near and far, area-averaged to a smaller size, intrinsics following.
+        """Load frames as Views with near and far: upright, undistorted, area-averaged to a smaller size, intrinsics
+        following. All views of a scene have one size; pictures of another aspect give their centre.
 
         Args:
             indices: which frames; negative ones count from the end.
-            size: (height, width) of the result; the largest centred box of that aspect is taken. Default: as stored.
-            max_size: instead of `size`, the longest side of the result, the whole image being kept.
+            size: (height, width) of the result; the largest centred box of that aspect is taken. Default: `view_size`.
+            max_size: instead of `size`, the longest side of the result, of which the whole picture is kept where all
+                pictures have one size.
             dtype: of images and cameras.
             cache: where images are looked up first and kept.
 
         Raises:
-            SceneError: an index out of range, a result larger than an image, results of different sizes, an image
-                whose size is not that of its intrinsics.
+            SceneError: an index out of range, a result larger than an image, an image whose size is not that of its
+                intrinsics.
             ImageError: a file that cannot be read.
         """
         cameras = self.cameras(indices, size=size, max_size=max_size, dtype=dtype)
         images = []
-        for frame in map(self._frame, indices):
-            resampling = self._resampling(frame, size, max_size)
+        for frame in (self.frames[index] for index in indices):
+            resampling = self._resampling(frame, (cameras.height, cameras.width), max_size)
             if cache is None:
-                images.append(_resampled_image(frame, resampling))
+                images.append(frame.image(resampling))
             else:
-                key = (frame.image_path, resampling)
-                images.append(cache.get(key, lambda f=frame, r=resampling: _resampled_image(f, r)))
+                key = (frame.image_path, frame.development, resampling)
+                images.append(cache.get(key, lambda f=frame, r=resampling: f.image(r)))
         near = far = None
         if self.depth_range is not None:
             near, far = (torch.from_numpy(depth[list(indices)]).to(dtype) for depth in self.depth_range)
@@ -114,27 +132,28 @@ class Scene:
         frames = [self._frame(index) for index in indices]
         if not frames:
             raise SceneError(f"{self.path}: no view was asked for")
+        size = self._known_size(max_size) if size is None else size
         intrinsics = [self._resampling(f, size, max_size).apply_to_intrinsics(f.intrinsics) for f in frames]
-        sizes = {(k.height, k.width) for k in intrinsics}
-        if len(sizes) > 1:
-            raise SceneError(f"{self.path}: the views have different sizes, {sorted(sizes)}; ask for one `size`")
         poses = torch.from_numpy(np.stack([frame.camera_to_world for frame in frames]))
         matrices = torch.from_numpy(np.stack([k.matrix() for k in intrinsics]))
-        cameras = Cameras.from_camera_to_world_opengl(poses, matrices, intrinsics[0].width, intrinsics[0].height)
-        return cameras.to(dtype=dtype)
+        return Cameras.from_camera_to_world_opengl(poses, matrices, size[1], size[0]).to(dtype=dtype)
+
+    @cached_property
+    def _known_sizes(self) -> dict[int | None, tuple[int, int]]:
+        return {}
+
+    def _known_size(self, max_size: int | None) -> tuple[int, int]:
+        if max_size not in self._known_sizes:
+            self._known_sizes[max_size] = self.view_size(max_size)
+        return self._known_sizes[max_size]
 
     def _frame(self, index: int) -> Frame:
         if not -self.num_frames <= index < self.num_frames:
             raise SceneError(f"{self.path}: there is no view {index}, the scene has {self.num_frames}")
         return self.frames[index]
 
-    def _resampling(self, frame: Frame, size: tuple[int, int] | None, max_size: int | None) -> Resampling:
+    def _resampling(self, frame: Frame, size: tuple[int, int], max_size: int | None) -> Resampling:
         stored = (frame.intrinsics.height, frame.intrinsics.width)
-        if max_size is not None:
-            if max_size < 1:
-                raise SceneError(f"{self.path}: max_size must be positive, got {max_size}")
-            return Resampling.to_fit(stored, max_size)
-        size = stored if size is None else size
         if min(size) < 1:
             raise SceneError(f"{self.path}: a size must be positive, got {size}")
         if size[0] > stored[0] or size[1] > stored[1]:
@@ -142,37 +161,15 @@ class Scene:
                 f"{frame.image_path}: {stored[1]}x{stored[0]} is smaller than the {size[1]}x{size[0]} asked for; "
                 "images are not enlarged"
             )
+        if max_size is not None and _fitted_size(frame, max_size) == size:
+            return Resampling.to_fit(stored, max_size)
         return Resampling.to_fill(stored, size)
 
 
-def _resampled_image(frame: Frame, resampling: Resampling) -> Float[Tensor, "H W 3"]:
-    image = read_image(frame.image_path)
-    if image.shape[:2] != (frame.intrinsics.height, frame.intrinsics.width):
-        raise SceneError(
-            f"{frame.image_path}: the image is {image.shape[1]}x{image.shape[0]}, its intrinsics are for "
-            f"{frame.intrinsics.width}x{frame.intrinsics.height} (fields w, h)"
-        )
-    return resampling.apply_to_image(image).clamp(0, 1)
-
-
-def is_scene(path: Path) -> bool:
-    """Whether a folder looks like one scene in a known format; says nothing of whether it can be used."""
-    return (path / "transforms.json").is_file()
-
-
-def load_scene(path: str | Path) -> Scene:
-    """Read a scene from its folder, or from its transforms.json (nerfstudio's format). No image is opened.
-
-    Raises:
-        SceneError: nothing there that is a scene, or a field that is missing or wrong.
-    """
-    from .transforms_json import read_transforms_json
-
-    path = Path(path)
-    if path.is_dir():
-        if not (path / "transforms.json").is_file():
-            raise SceneError(f"{path}: no scene found in this folder (it has no transforms.json)")
-        return read_transforms_json(path / "transforms.json")
-    if not path.exists():
-        raise SceneError(f"{path}: no such file or folder")
-    return read_transforms_json(path)
+def _fitted_size(frame: Frame, max_size: int | None) -> tuple[int, int]:
+    """(height, width) of the whole picture with a longer side of at most `max_size`."""
+    stored = (frame.intrinsics.height, frame.intrinsics.width)
+    if max_size is None:
+        return stored
+    fitted = Resampling.to_fit(stored, max_size)
+    return fitted.height, fitted.width

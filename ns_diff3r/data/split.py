@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..dataclass_state import DefaultsForMissingFields
 from .errors import SceneError
 
 MIN_TRAINING_VIEWS = 2
 
 
 @dataclass
-class SplitConfig:
+class SplitConfig(DefaultsForMissingFields):
     """Which images are never context or target in training."""
 
     every: int = 8

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ns_diff3r.data import ImageError, Intrinsics, SceneError, load_scene
+from ns_diff3r.data import ImageError, Intrinsics, SceneError, SceneWarning, load_scene
 from tests.data.scene_files import HEIGHT, WIDTH, pose, write_scene
 
 
@@ -95,16 +95,27 @@ def test_area_average_keeps_mean_and_gradient_at_any_ratio(tmp_path):
         ({"fl_x": "wide"}, "fl_x must be a finite number"),
         ({"fl_x": -1.0}, "focal lengths must be positive"),
         ({"cx": float("nan")}, "cx must be a finite number"),
-        ({"k1": 0.1}, "k1 = 0.1; distorted images"),
+        ({"k5": 0.1}, "k5 = 0.1 is not supported"),
+        ({"k1": "barrel"}, "k1 must be a finite number"),
+        ({"k1": -0.9}, r"0\.png: distortion k1 = -0.9 cannot be undone"),
+        ({"k1": 5.0}, r"0\.png: distortion k1 = 5 leaves less than half"),
+        ({"distortion_params": [0.1, 0.2]}, "distortion_params must be 6 numbers"),
+        ({"distortion_params": [0, 0, 0, 0, None, 0]}, "distortion_params: p1 must be a finite number"),
         ({"w": 12.5}, "whole numbers"),
-        ({"camera_model": "OPENCV_FISHEYE"}, "'OPENCV_FISHEYE' is not a pinhole camera"),
+        ({"camera_model": "OPENCV_FISHEYE"}, "'OPENCV_FISHEYE' is not supported"),
+        ({"camera_model": "EQUIRECTANGULAR"}, "'EQUIRECTANGULAR' is not supported"),
+        ({"is_fisheye": True}, "is_fisheye"),
+        ({"fl_x": None, "camera_angle_x": 4.0}, "camera_angle_x must be an angle"),
         ({"frames": []}, "no frames"),
         ({"frames": [{"transform_matrix": pose(0, (0, 0, 0))}]}, "field file_path"),
         ({"frames": [{"file_path": "a.png", "transform_matrix": [[1, 2], [3, 4]]}]}, "must be a 4x4 matrix"),
         ({"frames": [{"file_path": "a.png", "transform_matrix": [["x"] * 4] * 4}]}, "must be a 4x4 matrix"),
         ({"frames": [{"file_path": "a.png"}]}, "must be a 4x4 matrix"),
-        ({"frames": [{"file_path": "a.png", "transform_matrix": pose(0, (float("nan"), 0, 0))}]}, "NaN"),
-        ({"frames": [{"file_path": "a.png", "transform_matrix": (2 * np.eye(4)).tolist()}]}, "no rotation"),
+        (
+            {"frames": [{"file_path": "a.png", "transform_matrix": pose(0, (float("nan"), 0, 0))}]},
+            r"0 of 1 .*a\.png.*NaN",
+        ),
+        ({"frames": [{"file_path": "a.png", "transform_matrix": (2 * np.eye(4)).tolist()}]}, r"a\.png: .*no rotation"),
         ({"ply_file_path": "nothing.ply"}, "nothing.ply: no such point cloud"),
         ({"ply_file_path": "images/0.png"}, "0.png: not a readable point cloud"),
     ],
@@ -125,31 +136,87 @@ def test_a_file_that_is_no_scene_is_named(tmp_path, content):
 def test_missing_files_are_named(tmp_path):
     with pytest.raises(SceneError, match="nowhere: no such file"):
         load_scene(tmp_path / "nowhere")
-    with pytest.raises(SceneError, match=r"no transforms\.json"):
+    with pytest.raises(SceneError, match=r"neither transforms\.json nor a COLMAP model"):
         load_scene(tmp_path)
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (5, 5)).save(tmp_path / "images" / "photograph.JPG")
+    with pytest.raises(SceneError, match=r"photographs, but no camera poses"):
+        load_scene(tmp_path)
+
+
+def spoil(folder, case):
+    """Make one of three photographs unusable; what the message must say of it."""
+    first = folder / "images" / "0.png"
+    content = json.loads((folder / "transforms.json").read_text())
+    if case == "missing":
+        first.unlink()
+        return r"0\.png: no such image"
+    if case == "cut short":
+        first.write_bytes(first.read_bytes()[: first.stat().st_size // 2])
+        return r"0\.png: not a readable image"
+    if case == "one bit":
+        data = bytearray(first.read_bytes())
+        data[len(data) // 2] ^= 1
+        first.write_bytes(data)
+        return r"0\.png: not a readable image"
+    if case == "no image":
+        first.write_bytes(b"no image")
+        return r"0\.png: not a readable image"
+    if case == "16 bit":
+        Image.fromarray(np.zeros((HEIGHT, WIDTH), dtype=np.uint16)).save(first)
+        return r"0\.png: I;16 images are not read"
+    if case == "another size":
+        Image.new("RGB", (5, 5)).save(first)
+        return r"0\.png: the image is 5x5, its intrinsics are for 12x8"
+    content["frames"][0]["transform_matrix"][1][3] = float("nan")
+    (folder / "transforms.json").write_text(json.dumps(content))
+    return r"0\.png: its pose .* NaN"
+
+
+CASES = ("missing", "cut short", "one bit", "no image", "16 bit", "another size", "NaN")
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_unusable_photograph_is_left_out_with_a_warning(tmp_path, case):
     folder = write_scene(tmp_path / "scene")
-    (folder / "images" / "1.png").unlink()
+    message = spoil(folder, case)
+    with pytest.warns(SceneWarning, match=message):
+        scene = load_scene(folder)
+    assert [frame.image_path.name for frame in scene.frames] == ["1.png", "2.png"]
+    assert scene.views([0, 1]).num_views == 2
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_too_few_usable_photographs_are_an_error(tmp_path, case):
+    folder = write_scene(tmp_path / "scene", num_frames=2)
+    message = spoil(folder, case)
+    with pytest.raises(SceneError, match=f"1 of 2 photographs can be used, at least 2 .*{message}"):
+        load_scene(folder, min_frames=2)
+    with pytest.warns(SceneWarning, match=message):
+        assert load_scene(folder).num_frames == 1
+
+
+def test_an_image_that_goes_missing_later_is_named(tmp_path):
+    folder = write_scene(tmp_path / "scene")
     scene = load_scene(folder)
+    (folder / "images" / "1.png").unlink()
     assert scene.views([0, 2]).num_views == 2
     with pytest.raises(ImageError, match=r"1\.png: no such image"):
         scene.views([0, 1])
+    Image.new("RGB", (5, 5)).save(folder / "images" / "2.png")
+    with pytest.raises(SceneError, match=r"2\.png: the image is 5x5, its intrinsics are for 12x8"):
+        scene.views([2])
 
 
-def test_unusable_images_are_named(tmp_path):
-    folder = write_scene(tmp_path / "scene")
-    data = (folder / "images" / "0.png").read_bytes()
-    (folder / "images" / "0.png").write_bytes(data[: len(data) // 2])
-    (folder / "images" / "1.png").write_bytes(b"no image")
-    Image.new("RGBA", (WIDTH, HEIGHT)).save(folder / "images" / "2.png")
-    scene = load_scene(folder)
-    for index, message in enumerate(("not a readable image", "not a readable image", "RGBA images are not read")):
-        with pytest.raises(ImageError, match=rf"{index}\.png: {message}"):
-            scene.views([index])
+def test_all_cameras_at_one_point(tmp_path):
+    frames = [{"file_path": f"images/{i}.png", "transform_matrix": pose(0.1 * i, (5, 6, 7))} for i in range(3)]
+    folder = write_scene(tmp_path / "scene", frames=frames)
+    with pytest.raises(SceneError, match="all 3 cameras are at one point"):
+        load_scene(folder)
 
 
 def test_requests_that_cannot_be_met(tmp_path):
     folder = write_scene(tmp_path / "scene")
-    Image.new("RGB", (5, 5)).save(folder / "images" / "2.png")
     scene = load_scene(folder)
     with pytest.raises(SceneError, match="no view 3, the scene has 3"):
         scene.views([3])
@@ -163,17 +230,32 @@ def test_requests_that_cannot_be_met(tmp_path):
         scene.views([0], max_size=0)
     with pytest.raises(SceneError, match="size or max_size"):
         scene.views([0], size=(4, 4), max_size=4)
-    with pytest.raises(SceneError, match="the image is 5x5, its intrinsics are for 12x8"):
-        scene.views([2])
 
 
-def test_mixed_sizes_need_one_size(tmp_path):
-    folder = write_scene(tmp_path / "scene", frame_fields={"w": 8, "h": 8, "cx": 4.0, "cy": 4.0})
-    Image.new("RGB", (8, 8)).save(folder / "images" / "0.png")
+def test_mixed_sizes_are_cropped_to_one(tmp_path):
+    """The smallest height and width count for all views of the scene, also where only the larger ones are loaded."""
+    folder = write_scene(tmp_path / "scene", frame_fields={"w": 6, "h": 10, "cx": 3.0, "cy": 5.0})
+    Image.new("RGB", (6, 10)).save(folder / "images" / "0.png")
     scene = load_scene(folder)
-    with pytest.raises(SceneError, match="different sizes"):
-        scene.views([0, 1])
+    views = scene.views([1, 2], dtype=torch.float64)
+    assert views.images.shape == scene.views([0, 1]).images.shape == (2, 8, 6, 3)
+    assert scene.view_size() == (8, 6)
+    # 12x8 to 6x8 is a crop of the middle; 6x10 to 6x8 as well.
+    pixels = np.asarray(Image.open(folder / "images" / "1.png"), dtype=np.float64) / 255
+    torch.testing.assert_close(views.images[0], torch.from_numpy(pixels[:, 3:9]), atol=1e-6, rtol=0)
+    assert views.cameras.Ks[0, 0, 2] == 6.5 - 3
+    assert scene.views([0]).cameras.Ks[0, 1, 2] == 5.0 - 1
     assert scene.views([0, 1], size=(4, 4)).images.shape == (2, 4, 4, 3)
+    # Longer side at most 5: 12x8 → 5x3 and 6x10 → 3x5, so 3x3.
+    assert scene.views([1], max_size=5).images.shape == (1, 3, 3, 3)
+
+
+def test_one_thumbnail_among_photographs_is_named(tmp_path):
+    folder = write_scene(tmp_path / "scene", frame_fields={"w": 3, "h": 2, "cx": 1.5, "cy": 1.0})
+    Image.new("RGB", (3, 2)).save(folder / "images" / "0.png")
+    scene = load_scene(folder)
+    with pytest.warns(SceneWarning, match=r"cropped to 3x2.*0\.png"):
+        assert scene.views([1]).images.shape == (1, 2, 3, 3)
 
 
 def test_real_scenes_load_and_their_points_lie_in_their_views(dev_scenes):
