@@ -15,7 +15,7 @@ python=$(realpath -s "$venv/bin/python")
 
 build=build/sanitize tree=build/sanitize-tree
 "$python" -m pip install --quiet pybind11 cmake ninja
-say "Building with -fsanitize=address,undefined"
+say "Building with -fsanitize=address,undefined (minutes)"
 PATH="$(dirname "$python"):$PATH" cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=RelWithDebInfo \
     -DNS_DIFF3R_SANITIZE=ON -DPython_EXECUTABLE="$python"
 PATH="$(dirname "$python"):$PATH" cmake --build "$build"
@@ -39,4 +39,5 @@ print("package under test:", pathlib.Path(ns_diff3r.__file__).parent)
 PYTHON
 # This build holds one instruction set.
 [ $# -gt 0 ] || set -- tests/rasterization tests/solver --ignore tests/rasterization/test_native_instruction_sets.py
+export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 exec "$venv/bin/pytest" -p no:cacheprovider "$@"
