@@ -19,8 +19,8 @@ def allow_numpy_scalars_in_checkpoints() -> None:
         return
     import numpy as np
 
-    multiarray = np._core.multiarray if hasattr(np, "_core") else np.core.multiarray
-    add_safe_globals([multiarray.scalar, np.dtype, type(np.dtype("float64"))])
+    scalar = np.float64(0.0).__reduce__()[0]  # numpy.core.multiarray.scalar, whatever this numpy calls it
+    add_safe_globals([scalar, np.dtype, type(np.dtype("float64"))])
 
 
 def can_draw_on(device_type: str) -> bool:

@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Methods that nerfstudio finds by entry point (group nerfstudio.method_configs).
+
+nerfstudio imports this in every one of its commands: nothing here loads the extension, builds a network or reads
+weights.
+"""
+
+from __future__ import annotations
+
+from nerfstudio.configs.base_config import ViewerConfig
+from nerfstudio.plugins.types import MethodSpecification
+
+from ..backbones.compact import tiny_config
+from ..data import CollectionConfig, SamplerConfig
+from ..datamanager import Diff3RDataManagerConfig
+from ..model import Diff3RModelConfig, RunTrainingConfig
+from ..pipeline import Diff3RPipelineConfig
+from ..solver import TTOConfig
+from ..trainer import Diff3RTrainerConfig
+from ..training.stages import StageConfig
+
+FULL_STEPS = 20_000
+TINY_STEPS = 200
+
+diff3r = MethodSpecification(
+    config=Diff3RTrainerConfig(
+        method_name="diff3r",
+        max_num_iterations=FULL_STEPS,
+        steps_per_save=500,
+        steps_per_eval_batch=250,
+        steps_per_eval_image=250,
+        steps_per_eval_all_images=5000,
+        pipeline=Diff3RPipelineConfig(
+            datamanager=Diff3RDataManagerConfig(collection=CollectionConfig(max_size=256)),
+        ),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+    ),
+    description="Diff3R: feed-forward Gaussian splatting, trained through test-time optimisation (both stages).",
+)
+
+diff3r_pretrain = MethodSpecification(
+    config=Diff3RTrainerConfig(
+        method_name="diff3r-pretrain",
+        max_num_iterations=FULL_STEPS,
+        steps_per_save=500,
+        steps_per_eval_batch=250,
+        steps_per_eval_image=250,
+        steps_per_eval_all_images=5000,
+        pipeline=Diff3RPipelineConfig(
+            datamanager=Diff3RDataManagerConfig(collection=CollectionConfig(max_size=256)),
+            model=Diff3RModelConfig(training=RunTrainingConfig(stages=StageConfig(pretrain_fraction=1.0))),
+        ),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+    ),
+    description="Stage 1 of diff3r alone: the feed-forward network, without test-time optimisation.",
+)
+
+diff3r_tiny = MethodSpecification(
+    config=Diff3RTrainerConfig(
+        method_name="diff3r-tiny",
+        max_num_iterations=TINY_STEPS,
+        steps_per_save=50,
+        steps_per_eval_batch=50,
+        steps_per_eval_image=50,
+        steps_per_eval_all_images=100_000,
+        pipeline=Diff3RPipelineConfig(
+            datamanager=Diff3RDataManagerConfig(
+                collection=CollectionConfig(max_size=96),
+                sampler=SamplerConfig(num_context=2, num_targets=2, warmup_steps=TINY_STEPS // 2),
+            ),
+            model=Diff3RModelConfig(
+                backbone=tiny_config(), training=RunTrainingConfig(tto=TTOConfig(num_steps=20), tto_steps_eval=50)
+            ),
+            refresh_every=25,
+        ),
+        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+    ),
+    description="A small diff3r for a CPU: learns something about one scene in minutes.",
+)

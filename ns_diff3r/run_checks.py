@@ -1,0 +1,85 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can be known to fail is said before training starts, in one line."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from nerfstudio.utils.rich_utils import CONSOLE
+from torch import nn
+
+from .training.checkpoint import checkpoint_name, last_complete_checkpoint
+
+if TYPE_CHECKING:
+    from nerfstudio.engine.trainer import TrainerConfig
+
+TRACEBACK = "NS_DIFF3R_TRACEBACK"
+COPIES_IN_CHECKPOINT = 3
+"""Of every trained number: the weight and Adam's two moments."""
+
+
+@contextmanager
+def one_clear_error() -> Iterator[None]:
+    """Turn a fault of the input into one message and exit status 1; with $NS_DIFF3R_TRACEBACK set, let it through."""
+    try:
+        yield
+    except (ValueError, TypeError, OSError, ImportError) as error:
+        if os.environ.get(TRACEBACK):
+            raise
+        CONSOLE.rule("Error", style="red")
+        CONSOLE.print(str(error), markup=False, highlight=False, soft_wrap=True)
+        CONSOLE.print(f"(set {TRACEBACK}=1 for a traceback)", style="dim")
+        raise SystemExit(1) from None
+
+
+def check_writable(folder: Path) -> None:
+    """Make a folder and a file in it for a moment; OSError naming the folder if that fails."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(b"ns-diff3r")
+            probe.flush()
+    except OSError as error:
+        raise OSError(f"{folder}: the output folder cannot be written: {error.strerror or error}") from error
+
+
+def check_space(folder: Path, module: nn.Module) -> None:
+    """OSError if the disk of an existing `folder` has no room for two checkpoints of `module`.
+
+    Two, because a new one is whole before the old one goes.
+    """
+    numbers = sum(p.numel() * p.element_size() for p in module.parameters())
+    needed = 2 * COPIES_IN_CHECKPOINT * numbers
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        sizes = f"checkpoints of this run need up to {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free"
+        raise OSError(f"{folder}: {sizes}")
+
+
+def checkpoint_to_load(config: TrainerConfig) -> Path | None:
+    """What a run starts from: --load-checkpoint, or in --load-dir that of --load-step or the last complete one.
+
+    Raises:
+        FileNotFoundError: there is none where one was asked for.
+    """
+    if config.load_dir is None:
+        if config.load_checkpoint is not None and not config.load_checkpoint.is_file():
+            raise FileNotFoundError(f"{config.load_checkpoint}: no such checkpoint (--load-checkpoint)")
+        return config.load_checkpoint
+    if not config.load_dir.is_dir():
+        raise FileNotFoundError(f"{config.load_dir}: no such folder (--load-dir)")
+    if config.load_step is not None:
+        path = config.load_dir / checkpoint_name(config.load_step)
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such checkpoint (--load-step {config.load_step})")
+        return path
+    path = last_complete_checkpoint(config.load_dir)
+    if path is None:
+        raise FileNotFoundError(f"{config.load_dir}: no complete checkpoint (step-*.ckpt) in this folder (--load-dir)")
+    return path

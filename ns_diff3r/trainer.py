@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: Apache-2.0
+# pyright: reportIncompatibleVariableOverride=false, reportIncompatibleMethodOverride=false
+# nerfstudio narrows attributes by annotation, and its signatures name the rays of other methods.
+"""nerfstudio's Trainer with atomic checkpoints, our optimisers, and errors in one line before training starts."""
+
+from __future__ import annotations
+
+from copy import copy
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+import tyro
+from nerfstudio.configs.base_config import MachineConfig
+from nerfstudio.engine.optimizers import Optimizers
+from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.utils.decorators import check_main_thread
+from nerfstudio.utils.rich_utils import CONSOLE
+
+from .compat import allow_numpy_scalars_in_checkpoints, resolve_device_type
+from .configs.optimizers import group_optimizers
+from .dataclass_state import DefaultsForMissingFields
+from .pipeline import Diff3RPipeline, Diff3RPipelineConfig
+from .run_checks import check_space, check_writable, checkpoint_to_load, one_clear_error
+from .training.checkpoint import load_checkpoint, save_checkpoint
+
+allow_numpy_scalars_in_checkpoints()
+
+CHECKPOINT_KEYS = ("step", "pipeline", "optimizers", "schedulers", "scalers")
+
+
+@dataclass
+class Diff3RMachineConfig(DefaultsForMissingFields, MachineConfig):
+    """nerfstudio's machine settings with a device that is chosen where the run starts."""
+
+    device_type: Literal["auto", "cuda", "cpu"] = "auto"
+    """Where to train: "auto" takes CUDA where torch and this installation can use it, else the CPU."""
+
+
+@dataclass
+class Diff3RTrainerConfig(DefaultsForMissingFields, TrainerConfig):
+    """A run of ns-train. Learning rates and schedules are in --pipeline.model.training."""
+
+    _target: type = field(default_factory=lambda: Diff3RTrainer)
+    machine: MachineConfig = field(default_factory=Diff3RMachineConfig)
+    """Seed, devices and processes."""
+    pipeline: Diff3RPipelineConfig = field(default_factory=Diff3RPipelineConfig)
+    """Data and model."""
+    optimizers: tyro.conf.Suppress[dict[str, Any]] = field(default_factory=dict)
+    """nerfstudio's {group: {"optimizer", "scheduler"}} for groups that should not follow --pipeline.model.training."""
+    gradient_accumulation_steps: tyro.conf.Suppress[dict[str, int]] = field(default_factory=dict)
+    """By --pipeline.model.training.gradient-accumulation, for all groups alike."""
+    vis: Literal[
+        "viewer", "wandb", "tensorboard", "comet", "viewer+wandb", "viewer+tensorboard", "viewer+comet", "viewer_legacy"
+    ] = "viewer+tensorboard"
+    """What shows the run. With "viewer" alone nerfstudio evaluates nothing during training."""
+    eval_scenes: tuple[str, ...] = ()
+    """Alias for --pipeline.datamanager.collection.eval-scenes: scenes held out as a whole."""
+
+    def save_config(self) -> None:
+        """Write config.yml, then settle what is decided on this machine. ns-train calls this before anything else."""
+        with one_clear_error():
+            check_writable(self.get_base_dir())
+            self.settle()
+            super().save_config()
+            # After saving: the file says "auto", so that the run can be continued on another machine.
+            self.settle_device()
+
+    def settle(self) -> None:
+        """Bring what is said in two places together: the length of the run, scenes held out."""
+        model = self.pipeline.model
+        model.training = replace(model.training, num_steps=self.max_num_iterations)
+        if self.eval_scenes:
+            self.pipeline.datamanager.collection.eval_scenes = self.eval_scenes
+
+    def settle_device(self) -> None:
+        """Replace "auto" by the device type that is used; ValueError if what was asked for cannot be used."""
+        self.machine = replace(self.machine, device_type=resolve_device_type(self.machine.device_type))
+
+    def setup(self, **kwargs: Any) -> Diff3RTrainer:
+        """The trainer of this run."""
+        with one_clear_error():
+            settled = copy(self)
+            settled.settle()
+            settled.settle_device()
+            return super(Diff3RTrainerConfig, settled).setup(**kwargs)
+
+
+class Diff3RTrainer(Trainer):
+    """nerfstudio's training loop, with checkpoints that are whole or not there."""
+
+    config: Diff3RTrainerConfig
+    pipeline: Diff3RPipeline
+
+    def __init__(self, config: Diff3RTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
+        super().__init__(config, local_rank=local_rank, world_size=world_size)
+        every = config.pipeline.model.training.gradient_accumulation
+        self.gradient_accumulation_steps.default_factory = lambda: every
+
+    def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
+        """Everything before the first step; what is wrong with the input ends here in one message."""
+        with one_clear_error():
+            check_writable(self.base_dir)
+            checkpoint_to_load(self.config)
+            super().setup(test_mode)
+        CONSOLE.print(self.pipeline.describe(), highlight=False, markup=False)
+
+    def setup_optimizers(self) -> Optimizers:
+        """By the settings of training; groups without parameters have no optimiser."""
+        check_space(self.base_dir, self.pipeline.model.core)
+        groups = {name: group for name, group in self.pipeline.get_param_groups().items() if group}
+        training = self.config.pipeline.model.training
+        return Optimizers(group_optimizers(training, self.config.optimizers), groups)
+
+    @check_main_thread
+    def save_checkpoint(self, step: int) -> None:
+        """Write nerfstudio's checkpoint of a step; the previous one stays whole until this one is."""
+        pipeline: Any = self.pipeline
+        state = {
+            "step": step,
+            "pipeline": getattr(pipeline, "module", pipeline).state_dict(),
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.optimizers.items()},
+            "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
+            "scalers": self.grad_scaler.state_dict(),
+        }
+        save_checkpoint(self.checkpoint_dir, step, state, keep_previous=not self.config.save_only_latest_checkpoint)
+
+    def _load_checkpoint(self) -> None:
+        """Continue from a checkpoint where one is asked for.
+
+        Raises:
+            FileNotFoundError, ValueError: it is not there, not whole, or of another method.
+        """
+        path = checkpoint_to_load(self.config)
+        if path is None:
+            return
+        state = load_checkpoint(path)
+        missing = [key for key in CHECKPOINT_KEYS if key not in state]
+        if missing:
+            raise ValueError(f"{path}: not a checkpoint of ns-train (it has no {', '.join(missing)})")
+        try:
+            self.pipeline.load_pipeline(state["pipeline"], state["step"])
+            self._load_optimizers(state)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        self._start_step = state["step"] + 1
+        CONSOLE.print(f"Continuing after step {state['step']} of {path}", highlight=False)
+
+    def _load_optimizers(self, state: dict[str, Any]) -> None:
+        stored, own = set(state["optimizers"]), set(self.optimizers.optimizers)
+        if stored != own:
+            raise ValueError(f"the checkpoint has optimisers of {sorted(stored)}, this method of {sorted(own)}")
+        self.optimizers.load_optimizers(state["optimizers"])
+        if self.config.load_scheduler:
+            self.optimizers.load_schedulers(state["schedulers"])
+        self.grad_scaler.load_state_dict(state["scalers"])
