@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import torch
+
 from ..data import BatchSampler
 from .optimizers import GroupOptimizers
 from .outputs import StepOutput
@@ -50,6 +52,7 @@ class TrainingLoop:
         self.sampler: BatchSampler = settings.batch_sampler()
         self.module: TrainingModule = settings.module().train()
         self.optimizers = GroupOptimizers.make(self.module.network.param_groups(), settings.training)
+        torch.manual_seed(settings.training.seed)  # for networks with random layers; a checkpoint holds the state
         self.steps_done = folder.restore(self.module, self.optimizers)
         folder.begin(settings)
         folder.keep_metrics_before(self.steps_done)

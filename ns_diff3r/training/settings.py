@@ -74,7 +74,9 @@ def differences(first: Any, second: Any, prefix: str = "") -> list[str]:
 
 
 def _stored_class(declared: type, name: Any) -> type:
-    if not isinstance(name, str) or name == f"{declared.__module__}:{declared.__qualname__}":
+    # Only settings of networks (they have a _target) may be of another package; nothing else is imported.
+    open_to_others = any(f.name == "_target" for f in fields(declared))  # pyright: ignore[reportArgumentType]
+    if not open_to_others or not isinstance(name, str) or name == f"{declared.__module__}:{declared.__qualname__}":
         return declared
     module, _, qualified = name.partition(":")
     try:
@@ -82,7 +84,7 @@ def _stored_class(declared: type, name: Any) -> type:
         for part in qualified.split("."):
             stored = getattr(stored, part)
     except (ImportError, AttributeError) as error:
-        if module.split(".")[0] == PACKAGE and fields(declared):
+        if module.split(".")[0] == PACKAGE:
             return declared  # renamed since
         raise ValueError(f"the run's settings name {name}, which cannot be imported: {error}") from error
     return stored if isinstance(stored, type) and issubclass(stored, declared) and is_dataclass(stored) else declared
