@@ -50,14 +50,11 @@ inline uint32_t visible_in_any(const PlanView<T>& plan, int64_t first) {
   return visible;
 }
 
-enum class TangentForm { polynomial, fields };
-
-// Tangent records: the polynomial of d(alpha)/alpha and d(colour), or the tangents of the record's own fields.
-template <class T, TangentForm form>
+// Tangent records: the polynomial of d(alpha)/alpha, d(colour) and d(depth).
+template <class T>
 void jvp_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tangents, int64_t chunk, T* out) {
   using L = Lanes<T>;
   using D = Dual<L>;
-  const T log2e = T(1.4426950408889634);
   for (int64_t i = chunk * kChunk; i < chunk_end(plan, chunk); i += kGroup) {
     if (!visible_in_any(plan, i)) continue;
     const Rows rows = rows_from(i, plan.num_gaussians);
@@ -76,29 +73,16 @@ void jvp_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tangents, int
       const Vec3<D> color = color_dual(plan, camera, dual_vec3(value.mean, tangent.mean), sh, decisions);
       L row[kLanes];
       for (int l = 0; l < kLanes; ++l) row[l] = L(T(0));
-      if constexpr (form == TangentForm::polynomial) {
-        row[0] = d.opacity;
-        row[1] = -(s.conic_a * d.mean_x + s.conic_b * d.mean_y);
-        row[2] = -(s.conic_b * d.mean_x + s.conic_c * d.mean_y);
-        row[3] = d.conic_a * L(T(-0.5));
-        row[4] = -d.conic_b;
-        row[5] = d.conic_c * L(T(-0.5));
-        row[6] = color.x.d;
-        row[7] = color.y.d;
-        row[8] = color.z.d;
-        row[9] = d.depth;
-      } else {
-        row[kMeanX] = d.mean_x;
-        row[kMeanY] = d.mean_y;
-        row[kExpA] = d.conic_a * L(T(-0.5) * log2e);
-        row[kExpB] = d.conic_b * L(-log2e);
-        row[kExpC] = d.conic_c * L(T(-0.5) * log2e);
-        row[kOpacity] = d.opacity * s.opacity;
-        row[kRed] = color.x.d;
-        row[kGreen] = color.y.d;
-        row[kBlue] = color.z.d;
-        row[kDepth] = d.depth;
-      }
+      row[0] = d.opacity;
+      row[1] = -(s.conic_a * d.mean_x + s.conic_b * d.mean_y);
+      row[2] = -(s.conic_b * d.mean_x + s.conic_c * d.mean_y);
+      row[3] = d.conic_a * L(T(-0.5));
+      row[4] = -d.conic_b;
+      row[5] = d.conic_c * L(T(-0.5));
+      row[6] = color.x.d;
+      row[7] = color.y.d;
+      row[8] = color.z.d;
+      row[9] = d.depth;
       transpose(row);
       for (int l = 0; l < kLanes; ++l) row[l].store(out + (record + l) * kRecord);
     }
@@ -250,6 +234,17 @@ NS_HD Vec3<Lanes<T>> tangent_of(const Vec3<Dual<Lanes<T>>>& v) {
   return {v.x.d, v.y.d, v.z.d};
 }
 
+// Completes the tangents of the moments of s by what the mean's own motion does to dx and dy.
+template <class T>
+NS_HD void move_moments(const Dual<Lanes<T>>& mean_x, const Dual<Lanes<T>>& mean_y, Dual<Lanes<T>> (&m)[6]) {
+  const Lanes<T>&x = mean_x.d, &y = mean_y.d, two(T(2));
+  m[3].d += two * x * m[1].v;
+  m[4].d += x * m[2].v + y * m[1].v;
+  m[5].d += two * y * m[2].v;
+  m[1].d += x * m[0].v;
+  m[2].d += y * m[0].v;
+}
+
 // The tangent part of vjp_chunk on dual numbers: slots hold sixteen values, then their tangents.
 template <class T>
 void vjp_tangent_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tangents, const T* slots, int64_t chunk,
@@ -280,9 +275,10 @@ void vjp_tangent_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tange
         Projected<D> projected;
         project(camera, geometry, decisions, config.eps2d, config.antialiased, config.min_compensation,
                 config.perspective_epsilon, projected);
-        Splat<D> v = splat_cotangents(projected.splat, [&](int i) {
-          return D(gathered[0][slot_lane(i)], gathered[1][slot_lane(i)]);
-        });
+        const auto sum = [&](int i) { return D(gathered[0][slot_lane(i)], gathered[1][slot_lane(i)]); };
+        D moments[6] = {sum(0), sum(1), sum(2), sum(3), sum(4), sum(5)};
+        move_moments(projected.splat.mean_x, projected.splat.mean_y, moments);
+        Splat<D> v = splat_cotangents(projected.splat, [&](int i) { return i < 6 ? moments[i] : sum(i); });
         v.depth = D(zero);
         CameraCotangent<D> v_camera;
         const Geometry<D> v_geometry = project_vjp(camera, projected, decisions, config.antialiased, v, v_camera);

@@ -22,7 +22,6 @@ struct Kernels {
   void (*render_active_tile)(const PlanView<T>&, int64_t tile, const RenderOutputs<T>&);
   void (*render_frozen_tile)(const PlanView<T>&, int64_t tile, const RenderOutputs<T>&);
   void (*jvp_chunk)(const PlanView<T>&, const GaussianPointers<T>&, int64_t chunk, T* tangents);
-  void (*field_jvp_chunk)(const PlanView<T>&, const GaussianPointers<T>&, int64_t chunk, T* tangents);
   void (*jvp_tile)(const PlanView<T>&, const T* tangents, int64_t tile, T* out);
   void (*vjp_tile)(const PlanView<T>&, const ImageCotangents<T>&, int64_t tile, void* scratch, T* slots);
   void (*gauss_newton_tile)(const PlanView<T>&, const T* tangents, const T* weights, int64_t tile, void* scratch, T* slots);

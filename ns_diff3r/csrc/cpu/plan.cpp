@@ -181,7 +181,7 @@ void Plan<T>::vjp_tangent(const GaussianPointers<T>& tangents, const T* u, const
   T* records = tangents_.reserve(record_capacity() * kRecord);
   T* slots = slots_.reserve(size_t(lists_->num_intersections) * 2 * kRecord);
   const Kernels<T>& kernel = kernels<T>();
-  parallel_for(num_threads, v.num_chunks, [&](int64_t chunk) { kernel.field_jvp_chunk(v, tangents, chunk, records); });
+  parallel_for(num_threads, v.num_chunks, [&](int64_t chunk) { kernel.jvp_chunk(v, tangents, chunk, records); });
   parallel_for(num_threads, num_tiles(), [&](int64_t tile) {
     kernel.vjp_tangent_tile(v, records, u, du, tile, scratch(kernel.dual_sweep_pair_bytes), slots);
   });

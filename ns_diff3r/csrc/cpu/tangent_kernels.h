@@ -12,12 +12,12 @@ struct DualSweepPair {
 };
 
 template <class T>
-NS_HD Dual<Lanes<T>> dual_field(const T* record, const T* tangent, int field) {
-  return Dual<Lanes<T>>(Lanes<T>(record[field]), Lanes<T>(tangent[field]));
+NS_HD Dual<Lanes<T>> dual_color(const T* record, const T* tangent, int channel) {
+  return Dual<Lanes<T>>(Lanes<T>(record[kRed + channel]), Lanes<T>(tangent[6 + channel]));
 }
 
-// The two sweeps of the vjp on dual numbers: records + ε tangents (tangents of the record's own fields), u + ε du.
-// A slot holds the ten sums' values, then their tangents.
+// The two sweeps of the vjp on dual numbers: records + ε tangents (as those of the jvp), u + ε du. A slot holds the sums'
+// values, then their tangents at fixed dx and dy: how these move is the same for all pixels (`move_moments`).
 template <class T>
 void vjp_tangent_tile(const PlanView<T>& plan, const T* tangents, const T* u_image, const T* du_image, int64_t tile,
                       void* scratch, T* slots) {
@@ -33,10 +33,6 @@ void vjp_tangent_tile(const PlanView<T>& plan, const T* tangents, const T* u_ima
     if (count == 0) continue;
     const BlockPixels<T> pixels = block_pixels(plan, tile, b);
     const Active* const begin = plan.active + plan.block_offsets[block];
-    const auto difference_to_pixel = [&](const T* record, const T* tangent, D& dx, D& dy) {
-      dx = D(L(record[kMeanX]) - pixels.x, L(tangent[kMeanX]));
-      dy = D(L(record[kMeanY]) - pixels.y, L(tangent[kMeanY]));
-    };
     D transmittance(L(T(1)), zero);
     for (uint32_t i = 0; i < count; ++i) {
       const Active& entry = begin[i];
@@ -46,11 +42,10 @@ void vjp_tangent_tile(const PlanView<T>& plan, const T* tangents, const T* u_ima
         prefetch_record(plan.records, begin[i + kRecordsAhead].record);
         prefetch_record(tangents, begin[i + kRecordsAhead].record);
       }
-      D dx, dy;
-      difference_to_pixel(record, tangent, dx, dy);
-      const D e = dx * (dx * dual_field(record, tangent, kExpA) + dy * dual_field(record, tangent, kExpB)) +
-                  dy * dy * dual_field(record, tangent, kExpC);
-      const D all = exp2(e) * dual_field(record, tangent, kOpacity);
+      const L dx = L(record[kMeanX]) - pixels.x, dy = L(record[kMeanY]) - pixels.y;
+      const L e = dx * (dx * L(record[kExpA]) + dy * L(record[kExpB])) + dy * dy * L(record[kExpC]);
+      const L value = exp2(e) * L(record[kOpacity]);
+      const D all(value, value * relative_tangent(tangent, dx, dy));
       const Mask<T> mask = Mask<T>::from_bits(entry.mask);
       D alpha(keep(mask, all.v), keep(mask, all.d)), slope = alpha;
       if (__builtin_expect(entry.capped != 0, 0)) {
@@ -75,20 +70,16 @@ void vjp_tangent_tile(const PlanView<T>& plan, const T* tangents, const T* u_ima
       const T* record = plan.records + int64_t(entry.record) * kRecord;
       const T* tangent = tangents + int64_t(entry.record) * kRecord;
       const DualSweepPair<T>& pair = store[i];
-      const D own = u[0] * dual_field(record, tangent, kRed) + u[1] * dual_field(record, tangent, kGreen) +
-                    u[2] * dual_field(record, tangent, kBlue);
+      const D own = u[0] * dual_color(record, tangent, 0) + u[1] * dual_color(record, tangent, 1) +
+                    u[2] * dual_color(record, tangent, 2);
       const D difference = own - behind;
       behind += pair.alpha * difference;
       const D s = pair.slope_weight * difference;
-      D dx, dy;
-      difference_to_pixel(record, tangent, dx, dy);
-      const D sx = s * dx, sy = s * dy;
-      const D sums[9] = {s, sx, sy, sx * dx, sx * dy, sy * dy, pair.weight * u[0], pair.weight * u[1], pair.weight * u[2]};
-      L values[9], derivatives[9];
-      for (int j = 0; j < 9; ++j) {
-        values[j] = sums[j].v;
-        derivatives[j] = sums[j].d;
-      }
+      const L dx = L(record[kMeanX]) - pixels.x, dy = L(record[kMeanY]) - pixels.y;
+      const D w[3] = {pair.weight * u[0], pair.weight * u[1], pair.weight * u[2]};
+      const L vx = s.v * dx, vy = s.v * dy, tx = s.d * dx, ty = s.d * dy;
+      L values[9] = {s.v, vx, vy, vx * dx, vx * dy, vy * dy, w[0].v, w[1].v, w[2].v};
+      L derivatives[9] = {s.d, tx, ty, tx * dx, tx * dy, ty * dy, w[0].d, w[1].d, w[2].d};
       T* slot = slots + int64_t(entry.slot) * 2 * kRecord;
       (L::load(slot) + sum_lanes(values)).store(slot);
       (L::load(slot + kRecord) + sum_lanes(derivatives)).store(slot + kRecord);
