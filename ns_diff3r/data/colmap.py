@@ -113,6 +113,7 @@ def _image_folder(path: Path, names: list[str]) -> Path:
 
 
 def read_camera(model: Path, camera: Any) -> tuple[Intrinsics, Distortion]:
+    """Intrinsics and distortion of a camera of pycolmap; SceneError, naming `model`, for an unsupported kind."""
     name = camera.model.name
     if name not in MODELS:
         raise SceneError(
@@ -141,6 +142,7 @@ def read_pose(image: Any) -> Float[np.ndarray, "4 4"]:
 
 
 def read_points(reconstruction: Any) -> PointCloud | None:
+    """The finite points of a reconstruction of pycolmap, or None."""
     points = list(reconstruction.points3D.values())
     positions = np.array([point.xyz for point in points], dtype=np.float64).reshape(-1, 3)
     colors = np.array([point.color for point in points], dtype=np.float64).reshape(-1, 3) / 255.0

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import astuple, dataclass
 from functools import lru_cache
 
@@ -17,6 +18,7 @@ BORDER_SAMPLES = 65
 GRID_SAMPLES = 33
 BORDER_TOLERANCE = 1e-3
 """How far, in pixels, a pinhole image may reach beyond the photograph; border pixels are repeated there."""
+ABSURD = 1e6
 MIN_SHARE = 0.5
 """Of each side of the photograph that must remain; less means coefficients that do not belong to this image."""
 
@@ -99,16 +101,17 @@ class Lens:
 def _pinhole_box(lens: Lens) -> tuple[int, int, int, int]:
     width, height = lens.intrinsics.width, lens.intrinsics.height
     box = [0, 0, width, height]
-    while True:
+    while any(steps := _overshoot(lens, box)):
+        box = [box[0] + steps[0], box[1] + steps[1], box[2] - steps[2], box[3] - steps[3]]
         if box[2] - box[0] < MIN_SHARE * width or box[3] - box[1] < MIN_SHARE * height:
             raise SceneError(f"distortion {lens.distortion} leaves less than half of a {width}x{height} image")
-        source = lens.source(_border(*box))
-        # How far each side of the photograph is overshot; rounded up, so that the loop ends.
-        over = torch.cat([-source.amin(dim=0), source.amax(dim=0) - source.new_tensor([width, height])])
-        steps = [max(0, int(-(-(value - BORDER_TOLERANCE) // 1))) for value in over.tolist()]
-        if not any(steps):
-            break
-        box = [box[0] + steps[0], box[1] + steps[1], box[2] - steps[2], box[3] - steps[3]]
+    # All sides moved at once, so one may have moved on account of a corner that another has cut off since.
+    for side, (outward, limit) in enumerate(((-1, 0), (-1, 0), (1, width), (1, height))):
+        while box[side] != limit:
+            wider = [*box[:side], box[side] + outward, *box[side + 1 :]]
+            if any(_overshoot(lens, wider)):
+                break
+            box = wider
     x = torch.linspace(box[0], box[2], GRID_SAMPLES, dtype=torch.float64)
     y = torch.linspace(box[1], box[3], GRID_SAMPLES, dtype=torch.float64)
     k = lens.intrinsics
@@ -116,6 +119,14 @@ def _pinhole_box(lens: Lens) -> tuple[int, int, int, int]:
     if lens.distortion.folds(grid):
         raise SceneError(f"distortion {lens.distortion} cannot be undone inside a {width}x{height} image")
     return box[0], box[1], box[2], box[3]
+
+
+def _overshoot(lens: Lens, box: list[int]) -> list[int]:
+    """By how many pixels, rounded up, a box of the pinhole image reaches beyond each side of the photograph."""
+    source = lens.source(_border(*box))
+    size = source.new_tensor([lens.intrinsics.width, lens.intrinsics.height])
+    over = torch.cat([-source.amin(dim=0), source.amax(dim=0) - size]).nan_to_num(nan=ABSURD).clamp(max=ABSURD)
+    return [max(0, math.ceil(value - BORDER_TOLERANCE)) for value in over.tolist()]
 
 
 def _border(left: int, top: int, right: int, bottom: int) -> Float[Tensor, "n 2"]:
