@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..dataclass_state import DefaultsForMissingFields
 from ..splats import Gaussians, Views
 
 
@@ -66,7 +67,7 @@ class Backbone(nn.Module, ABC):
 
 
 @dataclass
-class BackboneConfig:
+class BackboneConfig(DefaultsForMissingFields):
     """Settings of a backbone; `_target` names its class, in this package or another."""
 
     _target: type[Backbone] = field(default_factory=lambda: Backbone)

@@ -15,12 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..dataclass_state import DefaultsForMissingFields
 from ..splats import GROUPS
 from ..splats.flat_layout import leaf_shapes
 
 
 @dataclass
-class UncertaintyHeadConfig:
+class UncertaintyHeadConfig(DefaultsForMissingFields):
     """Settings of the uncertainty head."""
 
     _target: type[UncertaintyHead] = field(default_factory=lambda: UncertaintyHead)

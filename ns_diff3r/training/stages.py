@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from ..dataclass_state import DefaultsForMissingFields
+
 GROUP_NAMES = ("backbone", "gaussian_head", "uncertainty_head")
 """Parameter groups of the network, the same in both stages; what a stage does not train is frozen, not removed."""
 
@@ -21,7 +23,7 @@ class Stage(str, Enum):
 
 
 @dataclass(frozen=True)
-class StageConfig:
+class StageConfig(DefaultsForMissingFields):
     """When the stages change, and what the second one trains."""
 
     pretrain_fraction: float = 0.75
