@@ -25,6 +25,7 @@ from torch.nn import Parameter
 
 from .compat import usable_device
 from .data import BatchSampler, CollectionConfig, SamplerConfig, SceneBatch, SceneCollection, SceneWarning
+from .data.view_selection import covering_views, view_distances
 from .dataclass_state import DefaultsForMissingFields
 from .dataparser import Diff3RDataParser, Diff3RDataParserConfig, Placement
 from .dataset import DatasetViews, SceneDataset
@@ -165,6 +166,12 @@ class Diff3RDataManager(FullImageDatamanager, VanillaDataManager):
     def eval_dataloader(self) -> DatasetViews:
         """The same, or the training images where none is held out, so that there is a camera to begin a path at."""
         return DatasetViews(self.eval_dataset or self.train_dataset, self.device)
+
+    def covering_frames(self, count: int) -> tuple[int, ...]:
+        """At most `count` training images of the active scene, such that every image of it has one of them near."""
+        training = self.collection.training_indices(self.active)
+        frames = self.collection.scene(self.active).frames
+        return covering_views(view_distances(frames), range(len(frames)), training, max(2, count))
 
     # --- what else nerfstudio asks for ---
 

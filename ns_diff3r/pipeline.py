@@ -41,6 +41,8 @@ class Diff3RPipelineConfig(DefaultsForMissingFields, VanillaPipelineConfig):
     """Scenes and views."""
     model: Diff3RModelConfig = field(default_factory=Diff3RModelConfig)
     """Network and training."""
+    num_context_shown: int = 6
+    """Context views of the scene on show: viewer, ns-render, ns-export. Evaluation follows the sampler's settings."""
     refresh_every: int = 500
     """Training steps after which the scene that the viewer shows is predicted and fitted anew."""
 
@@ -193,7 +195,7 @@ class Diff3RPipeline(VanillaPipeline):
         self.context_frames = self._default_context()
 
     def _default_context(self) -> tuple[int, ...]:
-        return self.datamanager.batch_sampler.evaluation(self.datamanager.active)[0]
+        return self.datamanager.covering_frames(self.config.num_context_shown)
 
     def refresh_scene(
         self,

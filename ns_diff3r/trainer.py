@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import warnings
 from copy import copy
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
@@ -62,6 +63,7 @@ class Diff3RTrainerConfig(DefaultsForMissingFields, TrainerConfig):
             check_writable(self.get_base_dir())
             self.settle()
             super().save_config()
+            write_settings(self)
             # After saving: the file says "auto", so that the run can be continued on another machine.
             self.settle_device()
 
@@ -103,6 +105,15 @@ class Diff3RTrainer(Trainer):
             checkpoint_to_load(self.config)
             super().setup(test_mode)
         CONSOLE.print(self.pipeline.describe(), highlight=False, markup=False)
+
+    def train(self) -> None:
+        """nerfstudio's loop, without two warnings of torch about what nerfstudio does on purpose."""
+        with warnings.catch_warnings():
+            # A group that the stage freezes has no gradient and takes no step, but its schedule goes on.
+            warnings.filterwarnings("ignore", message="Detected call of `lr_scheduler.step", category=UserWarning)
+            # The writer turns losses with a graph into numbers.
+            warnings.filterwarnings("ignore", message="Converting a tensor with requires_grad", category=UserWarning)
+            super().train()
 
     def setup_optimizers(self) -> Optimizers:
         """By the settings of training; groups without parameters have no optimiser."""
