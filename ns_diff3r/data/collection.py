@@ -93,6 +93,8 @@ class SceneCollection:
         near, far = self.config.near, self.config.far
         if self.config.image_size is not None and self.config.max_size is not None:
             raise SceneError("give image_size or max_size, not both")
+        if self.config.cache_megabytes < 0:
+            raise SceneError(f"cache_megabytes must not be negative, got {self.config.cache_megabytes}")
         if (near is not None and near <= 0) or (far is not None and far <= (near or 0)):
             raise SceneError(f"near and far must satisfy 0 < near < far, got near = {near}, far = {far}")
 

@@ -50,6 +50,9 @@ class SamplerConfig(DefaultsForMissingFields):
     farthest: one set for the whole scene, spread widely."""
     num_evaluation_context: int | None = None
     """Context views in evaluation; default: num_context."""
+    evaluation_context: tuple[int, ...] | None = None
+    """These frames are the context views of evaluation, viewer and export, for a collection of one scene; default:
+    chosen by the rule above."""
     seed: int = 0
     """Of every choice in training."""
 
@@ -87,17 +90,19 @@ class BatchSampler:
     def __init__(self, config: SamplerConfig, collection: SceneCollection) -> None:
         self.config, self.collection = config, collection
         _check(config)
+        _check_evaluation_context(config, collection)
         for scene in collection.training_scenes:
-            count = len(collection.training_indices(scene))
-            if num_context_of(count, config.num_context) < config.num_context:
-                used = num_context_of(count, config.num_context)
-                warnings.warn(
-                    f"scene {collection.names[scene]}: {count} training images, so {used} context views instead of the "
-                    f"{config.num_context} asked for" + (", and targets among them" if count <= used else ""),
-                    SceneWarning,
-                    stacklevel=2,
-                )
+            self._warn_of_few(scene)
         self._distances = lru_cache(maxsize=256)(self._compute_distances)
+
+    def _warn_of_few(self, scene: int) -> None:
+        count, asked = len(self.collection.training_indices(scene)), self.config.num_context
+        used = num_context_of(count, asked)
+        notes = [f"so {used} context views instead of the {asked} asked for"] if used < asked else []
+        notes += ["so its targets are context views as well"] if count <= used else []
+        if notes:
+            message = f"scene {self.collection.names[scene]}: {count} training images, {' and '.join(notes)}"
+            warnings.warn(message, SceneWarning, stacklevel=3)
 
     def plan(self, step: int, rank: int = 0, world_size: int = 1) -> list[SceneIndices]:
         """What `batch` reads, without reading it.
@@ -137,6 +142,9 @@ class BatchSampler:
         nearest: images such that each held-out one has one of them near; farthest: spread widely.
         """
         candidates, targets = self.collection.training_indices(scene), self.collection.evaluation_indices(scene)
+        if self.config.evaluation_context is not None:
+            context = tuple(sorted(self.config.evaluation_context))
+            return context, tuple(i for i in targets if i not in context)
         distances = self._distances(scene)
         if targets and self.config.evaluation_selection == "nearest":
             return covering_views(distances, targets, candidates, self._num_evaluation_context), targets
@@ -149,8 +157,11 @@ class BatchSampler:
         scene without held-out images is judged on training images: those that `split` would hold out, or both of two.
         An image is its own context only where a scene has no two others.
         """
-        candidates, targets = self.collection.training_indices(scene), self.collection.evaluation_indices(scene)
+        candidates, (context, targets) = self.collection.training_indices(scene), self.evaluation(scene)
         held_out = bool(targets)
+        if self.config.evaluation_context is not None:
+            targets = targets or tuple(i for i in candidates if i not in context) or context
+            return [EvaluationItem(scene, context, targets, held_out)]
         if not held_out:
             split = replace(self.collection.config.split, all=False)
             targets = split_indices(len(candidates), split)[1] or candidates
@@ -246,14 +257,29 @@ def _blend(start: tuple[float, float], end: tuple[float, float], share: float) -
 
 
 def _check(config: SamplerConfig) -> None:
-    if config.num_context < 2 or (config.num_evaluation_context or 2) < 2:
-        raise SceneError(f"num_context must be at least 2, got {config.num_context}")
-    for name in ("num_targets", "scenes_per_step"):
-        if getattr(config, name) < 1:
-            raise SceneError(f"{name} must be at least 1, got {getattr(config, name)}")
-    if config.warmup_steps < 0 or config.seed < 0:
-        raise SceneError(f"warmup_steps and seed must not be negative, got {config.warmup_steps}, {config.seed}")
+    for name, least in {"num_context": 2, "num_evaluation_context": 2, "num_targets": 1, "scenes_per_step": 1}.items():
+        if getattr(config, name) is not None and getattr(config, name) < least:
+            raise SceneError(f"{name} must be at least {least}, got {getattr(config, name)}")
+    for name in ("warmup_steps", "seed"):
+        if getattr(config, name) < 0:
+            raise SceneError(f"{name} must not be negative, got {getattr(config, name)}")
     for name in ("baseline_start", "baseline_end", "gap_start", "gap_end"):
         bounds = getattr(config, name)
         if bounds is not None and not 0 <= bounds[0] <= bounds[1]:
             raise SceneError(f"{name} must be 0 <= low <= high, got {bounds}")
+    if config.gap_end is not None and config.gap_start is None:
+        raise SceneError("gap_end is the range after the warm-up from gap_start, which is not given")
+
+
+def _check_evaluation_context(config: SamplerConfig, collection: SceneCollection) -> None:
+    chosen = config.evaluation_context
+    if chosen is None:
+        return
+    if collection.num_scenes > 1:
+        raise SceneError(f"evaluation_context is for one scene, the collection has {collection.num_scenes}")
+    count = collection.scene(0).num_frames
+    for index in chosen:
+        if not 0 <= index < count:
+            raise SceneError(f"evaluation_context: there is no view {index}, {collection.names[0]} has {count}")
+    if len(chosen) < 2 or len(set(chosen)) < len(chosen):
+        raise SceneError(f"evaluation_context must be at least two different views, got {list(chosen)}")
