@@ -40,4 +40,5 @@ PYTHON
 # This build holds one instruction set.
 [ $# -gt 0 ] || set -- tests/rasterization tests/solver --ignore tests/rasterization/test_native_instruction_sets.py
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-exec "$venv/bin/pytest" -p no:cacheprovider "$@"
+# --capture=sys: what a sanitizer prints when it stops the process is not swallowed
+exec "$venv/bin/pytest" -p no:cacheprovider --capture=sys "$@"

@@ -7,6 +7,7 @@
 namespace ns_diff3r {
 
 // Uninitialised, 64-byte aligned memory that grows and keeps what it has between uses. Contents do not survive growth.
+// Also of nothing it gives a valid pointer, as memset and its like demand.
 template <class T>
 class Buffer {
  public:
@@ -16,6 +17,7 @@ class Buffer {
   ~Buffer() { std::free(data_); }
 
   T* reserve(size_t count) {
+    if (count == 0) count = 1;
     if (count > capacity_) {
       std::free(data_);
       data_ = nullptr;
