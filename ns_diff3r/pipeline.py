@@ -20,7 +20,6 @@ from torch import Tensor, nn
 from torch.cuda.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
 
-from . import loading
 from .compat import usable_device
 from .dataclass_state import DefaultsForMissingFields
 from .datamanager import Diff3RDataManager, Diff3RDataManagerConfig
@@ -29,7 +28,11 @@ from .model import ActiveScene, Diff3RModel, Diff3RModelConfig
 from .run_logging import StepLogger, averages, print_evaluation, save_evaluation_images
 from .training.inference import Reconstruction, evaluating, reconstruct
 from .training.outputs import StepOutput
+from .training.run import load_weights
 from .viewer_panel import ViewerPanel
+
+CORE = "core."
+"""Prefix, within the model, of all that is trained and saved."""
 
 
 @dataclass
@@ -246,12 +249,17 @@ class Diff3RPipeline(VanillaPipeline):
             CONSOLE.print(f"[yellow]The scene on show was not refreshed: {error}", highlight=False)
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:
-        """Load the model's weights, of a run with or without DistributedDataParallel; see `loading.load`."""
+        """Load what is trained, from a run with or without DistributedDataParallel.
+
+        Raises:
+            ValueError: a checkpoint of another method, or weights that do not fit; the message lists the keys.
+        """
         state = {}
         for key, value in state_dict.items():
-            key = key.removeprefix("module.")
-            if key.startswith("_model."):
-                state[key.removeprefix("_model.").removeprefix("module.")] = value
-        report = loading.load(self.model, state)
-        if not report.fits:
-            CONSOLE.print(f"[yellow]The checkpoint is of another version: {report}", highlight=False)
+            name = key.removeprefix("module.").removeprefix("_model.").removeprefix("module.")
+            if name.startswith(CORE):
+                state[name.removeprefix(CORE)] = value
+        if not state:
+            shown = ", ".join(list(state_dict)[:4])
+            raise ValueError(f"a checkpoint of another method: nothing in it belongs to diff3r (it holds {shown}, …)")
+        load_weights(self.model.core, state, "the checkpoint")

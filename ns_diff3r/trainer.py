@@ -5,15 +5,17 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from copy import copy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import tyro
 from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.optimizers import Optimizers
-from nerfstudio.engine.trainer import Trainer, TrainerConfig
+from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -22,7 +24,12 @@ from .configs.optimizers import group_optimizers
 from .dataclass_state import DefaultsForMissingFields
 from .pipeline import Diff3RPipeline, Diff3RPipelineConfig
 from .run_checks import check_space, check_writable, checkpoint_to_load, one_clear_error
+from .run_files import write_settings
 from .training.checkpoint import load_checkpoint, save_checkpoint
+from .training.config import TrainingConfig
+from .training.run import RunSettings, write_text
+from .training.settings import to_plain
+from .training.weights import SETTINGS_FILE
 
 allow_numpy_scalars_in_checkpoints()
 
@@ -95,8 +102,9 @@ class Diff3RTrainer(Trainer):
 
     def __init__(self, config: Diff3RTrainerConfig, local_rank: int = 0, world_size: int = 1) -> None:
         super().__init__(config, local_rank=local_rank, world_size=world_size)
-        every = config.pipeline.model.training.gradient_accumulation
-        self.gradient_accumulation_steps.default_factory = lambda: every
+        self._accumulated = config.pipeline.model.training.gradient_accumulation
+        self.gradient_accumulation_steps.default_factory = lambda: self._accumulated
+        self._save_is_due = False
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Everything before the first step; what is wrong with the input ends here in one message."""
@@ -104,7 +112,22 @@ class Diff3RTrainer(Trainer):
             check_writable(self.base_dir)
             checkpoint_to_load(self.config)
             super().setup(test_mode)
+            self._write_settings()
         CONSOLE.print(self.pipeline.describe(), highlight=False, markup=False)
+
+    @check_main_thread
+    def _write_settings(self) -> None:
+        """settings.json, by which `ns-diff3r` opens the run without nerfstudio or unpickling config.yml."""
+        data, model = self.config.pipeline.datamanager, self.config.pipeline.model
+        settings = RunSettings(
+            data=Path(data.dataparser.data).absolute(),
+            backbone=model.backbone,
+            uncertainty=model.uncertainty_head,
+            collection=data.collection,
+            sampler=data.sampler,
+            training=TrainingConfig(**{f.name: getattr(model.training, f.name) for f in fields(TrainingConfig)}),
+        )
+        write_text(self.base_dir / SETTINGS_FILE, json.dumps(to_plain(settings), indent=1) + "\n")
 
     def train(self) -> None:
         """nerfstudio's loop, without two warnings of torch about what nerfstudio does on purpose."""
@@ -122,9 +145,22 @@ class Diff3RTrainer(Trainer):
         training = self.config.pipeline.model.training
         return Optimizers(group_optimizers(training, self.config.optimizers), groups)
 
+    def train_iteration(self, step: int) -> TRAIN_INTERATION_OUTPUT:
+        """One iteration, and a checkpoint that had to wait for it."""
+        output = super().train_iteration(step)
+        if self._save_is_due and (step + 1) % self._accumulated == 0:
+            self.save_checkpoint(step)
+        return output
+
     @check_main_thread
     def save_checkpoint(self, step: int) -> None:
-        """Write nerfstudio's checkpoint of a step; the previous one stays whole until this one is."""
+        """Write nerfstudio's checkpoint of a step; the previous one stays whole until this one is.
+
+        Within an accumulation of gradients, which no checkpoint holds, it waits for its end, unless the run ends.
+        """
+        self._save_is_due = (step + 1) % self._accumulated != 0 and self.training_state != "completed"
+        if self._save_is_due:
+            return
         pipeline: Any = self.pipeline
         state = {
             "step": step,
