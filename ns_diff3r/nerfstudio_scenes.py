@@ -16,6 +16,7 @@ from .data import Intrinsics, PointCloud, Scene, SceneError
 from .data.images import WHITE
 from .data.lenses import Distortion
 from .data.photographs import Photograph, scene_from_photographs
+from .data.split import MIN_TRAINING_VIEWS
 from .dataparser import Placement
 from .splats import Similarity
 
@@ -53,7 +54,9 @@ def scene_from_dataparser(dataparser: DataParser) -> tuple[Scene, Placement]:
         CONSOLE.print(f"[yellow]{path}: masks are ignored; ns-diff3r trains on whole images")
     ordered = [photographs[image] for image in sorted(photographs)]
     red, green, blue = WHITE if background is None else torch.as_tensor(background).tolist()
-    scene = scene_from_photographs(path, ordered, points, background=(red, green, blue))
+    scene = scene_from_photographs(
+        path, ordered, points, background=(red, green, blue), min_frames=MIN_TRAINING_VIEWS
+    )
     scale = float(outputs.dataparser_scale)
     return scene, Placement(Similarity.identity(torch.float64), outputs.dataparser_transform.float(), scale)
 
