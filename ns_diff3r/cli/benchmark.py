@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ns-diff3r benchmark`: times of the renderer's products, of the solver and of a TTO step, and memory."""
+"""`ns-diff3r benchmark`: times of the renderer's products, of the solver, of TTO and training steps, and memory."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ AUTOGRAD_SIZES = (64, 48, 32, 24, 16)
 BYTES_PER_PAIR = 1500
 """Rough need of torch autograd through the dense renderer, per (pixel, Gaussian); decides what fits into memory."""
 
-Part = Literal["products", "autograd", "step", "solve", "pcg", "memory"]
+Part = Literal["products", "autograd", "step", "solve", "prior", "training", "pcg", "memory"]
 
 
 @dataclass
@@ -41,14 +41,14 @@ class Benchmark:
     """Which renderer is timed."""
     rounds: int = 7
     """Times are medians over at least this many rounds, each of which times everything once."""
-    parts: tuple[Part, ...] = ("products", "autograd", "step", "solve", "memory")
+    parts: tuple[Part, ...] = ("products", "autograd", "step", "solve", "prior", "training", "memory")
     """What to measure; also `pcg`, iterations on the systems of real scenes, which needs `data`."""
     data: tuple[Path, ...] = ()
     """Scenes (folders with a transforms.json) for the part `pcg`."""
     pcg_views: tuple[int, ...] = (0, 4)
     """Numbers of context views of the part `pcg`; 0: all that are not held out."""
     step_size: int = 128
-    """Image size of the two views of the TTO step, and of the memory of the layer."""
+    """Image size of the views of the TTO step, of the training step, and of the memory of the layer."""
     autograd_size: int = 0
     """Image size of the comparison with torch autograd; 0: the largest that fits into memory."""
     json: Path | None = None
@@ -68,6 +68,8 @@ class Benchmark:
             "autograd": self._autograd,
             "step": self._step,
             "solve": self._solve,
+            "prior": self._prior,
+            "training": self._training,
             "pcg": self._pcg,
             "memory": self._memory,
         }
@@ -159,6 +161,17 @@ class Benchmark:
 
         return [solve_time(size, sh_degree=self.sh_degree) for size in self.sizes]
 
+    def _prior(self) -> list[dict[str, Any]]:
+        from .benchmark_training import prior_cost
+
+        return [prior_cost(self.step_size, self.rounds)]
+
+    def _training(self) -> list[dict[str, Any]]:
+        from .benchmark_training import training_step_times
+
+        # Few iterations, as 3DGS-LM takes them, and as many as the default tolerance needs.
+        return [training_step_times(self.step_size, 50, count, max(2, self.rounds // 2)) for count in (8, None)]
+
     def _pcg(self) -> list[dict[str, Any]]:
         from .benchmark_pcg import scene_iterations
 
@@ -191,6 +204,14 @@ TITLES: dict[str, tuple[str, str]] = {
     "autograd": ("Gauss-Newton product against torch autograd of the dense reference", "the same problem, one run"),
     "step": ("One TTO step (Adam, 0.8 L1 + 0.2 (1 - SSIM))", "Python: outside the compiled extension"),
     "solve": ("PCG solve to 1e-3, zero start", "of A u = Jᵀe, preconditioner included"),
+    "prior": (
+        "One TTO step with a prior (λ per Gaussian and group) and without",
+        "processor time of steps from the same point; ratio: median of the ratios of two steps in turn",
+    ),
+    "training": (
+        "One training step, feed-forward (plain) and through TTO (bilevel)",
+        "compact network, one scene, gradients and optimiser included; shares: of the bilevel step's additional time",
+    ),
     "pcg": (
         "PCG iterations to a relative residual",
         "float32, zero start, residual in the norm of each preconditioner; empty: not within 500 iterations",

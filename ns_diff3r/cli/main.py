@@ -20,19 +20,23 @@ from tyro.conf import subcommand
 
 from .benchmark import Benchmark
 from .doctor import Doctor
+from .export import Export
 from .gradcheck import Gradcheck
 from .optimize import Optimize
 
 LATE = {
     "fit": ("fit", "Fit", "Train the compact network on one scene or a folder of scenes, and evaluate it."),
+    "reconstruct": ("reconstruct", "Reconstruct", "Photographs in, a splat out, by a trained network."),
 }
 """Commands that are imported when called: name → module, class, and the line that help shows."""
 
-_Fit = make_dataclass("_Fit", [])  # stands in for help
+_Fit, _Reconstruct = (make_dataclass(f"_{name}", []) for name in ("Fit", "Reconstruct"))  # stand in for help
 
 Command = Union[  # noqa: UP007 - tyro reads it
     Annotated[Optimize, subcommand("optimize")],
+    Annotated[_Reconstruct, subcommand("reconstruct", description=LATE["reconstruct"][2])],
     Annotated[_Fit, subcommand("fit", description=LATE["fit"][2])],
+    Annotated[Export, subcommand("export")],
     Annotated[Gradcheck, subcommand("gradcheck")],
     Annotated[Benchmark, subcommand("benchmark")],
     Annotated[Doctor, subcommand("doctor")],
@@ -49,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
         return command.run()
-    except (ValueError, TypeError, OSError) as error:
+    except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get(TRACEBACK):
             raise
         print(f"ns-diff3r: {error}  (set {TRACEBACK}=1 for a traceback)", file=sys.stderr)
