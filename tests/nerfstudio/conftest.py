@@ -19,10 +19,10 @@ from tests.conftest import REPOSITORY
 
 ROOM = REPOSITORY / "examples" / "room"
 SMALL = (
-    "--pipeline.datamanager.collection.max-size 48 --pipeline.model.training.tto.num-steps 3 "
-    "--pipeline.model.training.tto-steps-eval 10 --pipeline.model.training.losses.lpips off "
-    "--pipeline.model.lpips-metric off --vis tensorboard --viewer.quit-on-train-completion True"
-).split()
+    *("--pipeline.datamanager.collection.max-size", "48", "--pipeline.model.training.tto.num-steps", "3"),
+    *("--pipeline.model.training.tto-steps-eval", "10", "--pipeline.model.training.losses.lpips", "off"),
+    *("--pipeline.model.lpips-metric", "off", "--vis", "tensorboard", "--viewer.quit-on-train-completion", "True"),
+)
 """Options that make a run small; without a viewer, evaluation goes on during training."""
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -77,7 +77,7 @@ def trained_run(command: Command, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def small_config(data: Path, output: Path, method: str = "diff3r-tiny", **training: Any) -> Any:
-    """A trainer config as the command line makes it, for runs within this process. `training`: fields of its settings."""
+    """A trainer config as the command line makes it, for runs within this process. `training`: some of its settings."""
     from nerfstudio.configs.method_configs import all_methods
 
     config = deepcopy(all_methods[method])

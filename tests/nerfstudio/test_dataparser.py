@@ -72,9 +72,9 @@ def test_scene_to_begin_with(tmp_path):
         scene_of(3, tmp_path / name)
     chosen = parser(tmp_path, scene="b")
     assert chosen.first_scene(chosen.open()) == 1
+    unknown = parser(tmp_path, scene="c")
     with pytest.raises(SceneError, match="no 'c'; the scenes are a, b"):
-        unknown = parser(tmp_path, scene="c")
-        unknown.first_scene(unknown.open())
+        unknown.first_scene(chosen.open())
 
 
 def test_no_data_is_named():
