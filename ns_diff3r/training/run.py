@@ -18,7 +18,7 @@ from .checkpoint import last_complete_checkpoint, load_checkpoint, save_checkpoi
 from .config import TrainingConfig
 from .network import build_network
 from .optimizers import GroupOptimizers
-from .settings import differences, from_plain, to_plain
+from .settings import differences, to_plain
 from .step import TrainingModule
 
 FORMAT = "ns_diff3r fit 1"
@@ -157,29 +157,6 @@ def load_weights(module: TrainingModule, state: dict[str, torch.Tensor], source:
     if faults:
         raise ValueError(f"{source}: its weights do not fit this network: {_listing(faults)}")
     module.load_state_dict(state)
-
-
-def open_run(path: Path) -> tuple[RunSettings, TrainingModule, int]:
-    """(settings, trained module in evaluation mode, steps done) of a run folder, or of one of its checkpoints.
-
-    The data of the run need not exist.
-
-    Raises:
-        FileNotFoundError: no run, or no complete checkpoint, there.
-        ValueError: broken files, or weights that do not fit.
-    """
-    if path.is_dir():
-        folder = RunFolder(path).checkpoints
-        checkpoint = last_complete_checkpoint(folder if folder.is_dir() else path)
-        if checkpoint is None:
-            raise FileNotFoundError(f"{path}: no run of ns-diff3r fit with a complete checkpoint")
-    else:
-        checkpoint = path
-    state = load_fit_checkpoint(checkpoint)
-    settings = from_plain(RunSettings, json.loads(state["settings"]))
-    module = settings.module()
-    load_weights(module, state["module"], str(checkpoint))
-    return settings, module.eval(), int(state["step"])
 
 
 def write_text(path: Path, text: str) -> None:

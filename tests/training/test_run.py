@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs on disk: a run that was killed continues to the bit as if it had not been."""
 
+import hashlib
 import json
 import os
 import random
@@ -17,9 +18,10 @@ import torch
 
 from ns_diff3r.backbones import UncertaintyHeadConfig
 from ns_diff3r.data import CollectionConfig, SamplerConfig
-from ns_diff3r.training.checkpoint import last_complete_checkpoint, load_checkpoint
+from ns_diff3r.training.checkpoint import last_complete_checkpoint, load_checkpoint, save_checkpoint
 from ns_diff3r.training.loop import TrainingLoop
-from ns_diff3r.training.run import RunFolder, RunSettings, load_fit_checkpoint, open_run, read_metrics
+from ns_diff3r.training.run import RunFolder, RunSettings, load_fit_checkpoint, read_metrics
+from ns_diff3r.training.weights import open_weights
 from tests.training.doubles import ToyConfig, make_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -89,11 +91,11 @@ def test_a_run_leaves_settings_metrics_and_one_checkpoint(tmp_path):
     assert [record["stage"] for record in records] == ["pretrain"] * 4 + ["bilevel"] * 4
     assert records[-1]["gradient_norm_uncertainty_head"] > 0
     assert state["step"] == 8
-    settings, module, done = open_run(tmp_path)
-    assert (settings, done) == (run_settings(), 8)
-    assert not module.training
-    assert_same(module.state_dict(), state["module"])
-    assert int(module.tto.curvature_scale.num_updates) == 4
+    network = open_weights(tmp_path)
+    assert (network.settings, network.step) == (run_settings(), 8)
+    assert not network.module.training
+    assert_same(network.module.state_dict(), state["module"])
+    assert int(network.module.tto.curvature_scale.num_updates) == 4
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
@@ -258,10 +260,10 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
 
 
 def test_a_folder_without_a_run_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="no run of ns-diff3r fit with a complete checkpoint"):
-        open_run(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no such checkpoint"):
-        open_run(tmp_path / "step-000000001.ckpt")
+    with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
+        open_weights(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no such file or folder"):
+        open_weights(tmp_path / "step-000000001.ckpt")
     (tmp_path / "settings.json").write_text("{")
     with pytest.raises(ValueError, match=r"settings.json: broken"):
         RunFolder(tmp_path).stored_settings()
@@ -287,6 +289,28 @@ def test_a_checkpoint_is_enough_to_open_a_run(tmp_path):
     assert path is not None
     moved = tmp_path / "elsewhere.ckpt"
     path.rename(moved)
-    settings, module, _ = open_run(moved)
-    assert settings == run_settings()
-    assert_same(module.state_dict(), load_fit_checkpoint(moved)["module"])
+    network = open_weights(moved)
+    assert network.settings == run_settings()
+    assert network.checkpoint == moved
+    assert network.sha256 == hashlib.sha256(moved.read_bytes()).hexdigest()
+    assert_same(network.module.state_dict(), load_fit_checkpoint(moved)["module"])
+
+
+@pytest.mark.parametrize("prefix", ["_model.core.", "_model.module.core.", "module._model.core."])
+def test_a_checkpoint_of_nerfstudio_opens_with_the_settings_beside_it(prefix, tmp_path):
+    list(make_loop(tmp_path / "fit").run())
+    state = results(tmp_path / "fit")[1]
+    pipeline = {f"{prefix}{name}": value for name, value in state["module"].items()}
+    run = tmp_path / "ns"
+    path = save_checkpoint(run / "nerfstudio_models", 7, {"step": 7, "pipeline": {**pipeline, "other": torch.ones(1)}})
+    with pytest.raises(FileNotFoundError, match=r"no settings.json beside it"):
+        open_weights(run)
+    (run / "settings.json").write_bytes((tmp_path / "fit" / "settings.json").read_bytes())
+    for place in (run, run / "nerfstudio_models", path):
+        network = open_weights(place)
+        assert network.settings == run_settings()
+        assert network.step == 7
+        assert_same(network.module.state_dict(), state["module"])
+    torch.save({"step": 3, "weights": {}}, path)
+    with pytest.raises(ValueError, match=r"another method \(it holds step, weights\)"):
+        open_weights(run)

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trained networks from where runs leave them: a run of `ns-diff3r fit`, a run of `ns-train`, or one checkpoint."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from .checkpoint import last_complete_checkpoint, load_checkpoint
+from .run import FORMAT, RunSettings, load_weights
+from .settings import from_plain
+from .step import TrainingModule
+
+CHECKPOINT_FOLDERS = ("checkpoints", "nerfstudio_models")
+SETTINGS_FILE = "settings.json"
+PIPELINE_PREFIX = "_model.core."
+"""Of the trained weights in a checkpoint of nerfstudio's pipeline."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainedNetwork:
+    """A trained network and what it was trained with.
+
+    Attributes:
+        settings: of the run; its data need not exist any more.
+        module: network, test-time optimisation with its D, and loss; in evaluation mode, on the CPU.
+        step: training steps taken.
+        checkpoint: the file.
+        sha256: of that file, in hexadecimal.
+    """
+
+    settings: RunSettings
+    module: TrainingModule
+    step: int
+    checkpoint: Path
+    sha256: str
+
+
+def open_weights(path: str | Path) -> TrainedNetwork:
+    """Open the weights of a run folder (its last complete checkpoint) or of a checkpoint in one. No code of it is run.
+
+    Settings are read from the checkpoint (`ns-diff3r fit`), or from settings.json beside the checkpoint's folder
+    (`ns-train`).
+
+    Raises:
+        FileNotFoundError: nothing there, or no complete checkpoint.
+        ValueError: broken files, a checkpoint of another method, weights that do not fit.
+    """
+    path = Path(path)
+    checkpoint = path if path.is_file() else _checkpoint_in(path)
+    state = load_checkpoint(checkpoint)
+    if state.get("format") == FORMAT:
+        settings, weights = json.loads(state["settings"]), state["module"]
+    elif "pipeline" in state:
+        settings, weights = _settings_beside(checkpoint), _core_weights(state["pipeline"])
+    else:
+        raise ValueError(
+            f"{checkpoint}: a checkpoint of another method (it holds {', '.join(map(str, list(state)[:6]))})"
+        )
+    run = from_plain(RunSettings, settings)
+    module = run.module()
+    load_weights(module, weights, str(checkpoint))
+    return TrainedNetwork(run, module.eval(), int(state["step"]), checkpoint, _sha256(checkpoint))
+
+
+def _checkpoint_in(path: Path) -> Path:
+    if not path.is_dir():
+        raise FileNotFoundError(f"{path}: no such file or folder; weights are a run folder or a checkpoint in one")
+    for folder in (*(path / name for name in CHECKPOINT_FOLDERS), path):
+        found = last_complete_checkpoint(folder)
+        if found is not None:
+            return found
+    raise FileNotFoundError(f"{path}: no complete checkpoint (step-*.ckpt) in this folder or its checkpoint folder")
+
+
+def _settings_beside(checkpoint: Path) -> object:
+    for folder in (checkpoint.parent, checkpoint.parent.parent):
+        file = folder / SETTINGS_FILE
+        if file.is_file():
+            try:
+                return json.loads(file.read_text(encoding="utf-8"))
+            except ValueError as error:
+                raise ValueError(f"{file}: broken: {error}") from error
+    raise FileNotFoundError(
+        f"{checkpoint}: there is no {SETTINGS_FILE} beside it, which ns-train diff3r writes; is it of another method?"
+    )
+
+
+def _core_weights(pipeline: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Our module's weights from those of nerfstudio's pipeline, with or without DistributedDataParallel's prefixes."""
+    weights = {}
+    for key, value in pipeline.items():
+        name = key.removeprefix("module.").replace("_model.module.", "_model.", 1)
+        if name.startswith(PIPELINE_PREFIX):
+            weights[name.removeprefix(PIPELINE_PREFIX)] = value
+    return weights
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        digest = hashlib.sha256()
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
