@@ -178,6 +178,11 @@ def test_the_cache_holds_what_fits_and_changes_nothing(folder):
     assert reads == [3, 3]
     assert (len(small), small.num_bytes) == (0, 0)
 
+    mixed = ImageCache(size)
+    get(mixed, 0)
+    mixed.get("large", lambda: torch.zeros(2 * HEIGHT, WIDTH, 3))
+    assert len(mixed) == 1  # what is too large displaces nothing
+
     kept, read = (open_collection(folder, CollectionConfig(cache_megabytes=m, max_size=7)) for m in (1, 0))
     for _ in range(2):
         torch.testing.assert_close(kept.views(1, [0, 4]).images, read.views(1, [0, 4]).images, rtol=0, atol=0)

@@ -33,7 +33,7 @@ def slab(count=2000, low=2.0, high=6.0, seed=0):
 
 
 def test_quantiles_of_the_points_in_the_image():
-    outside = [[50.0, 0.0, -0.5]] * 500  # before the camera, but not in its image
+    outside = [[50.0, 0.0, -0.5], [-50.0, 0.0, -0.5], [0.0, 50.0, -0.5], [0.0, -50.0, -0.5]] * 500
     behind = [[0.0, 0.0, 1.0]] * 500
     near, far = depth_ranges([frame_at((0, 0, 0))], cloud([*slab(), *outside, *behind]))
     assert near[0] == pytest.approx(NEAR_MARGIN * 2.04, rel=0.01)

@@ -40,6 +40,18 @@ def test_a_jpeg_with_data_behind_it_is_whole(tmp_path):
     assert inspect_image(path) == ImageHeader(48, 64)
 
 
+def test_whole_files_are_not_decoded_to_be_checked(tmp_path, monkeypatch):
+    paths = [tmp_path / f"image.{suffix}" for suffix in ("png", "jpg")]
+    for path in paths:
+        Image.fromarray(noise(64, 48)).save(path)
+
+    def load(self):
+        raise AssertionError(f"{self} is decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    assert [inspect_image(path) for path in paths] == [ImageHeader(48, 64)] * 2
+
+
 @pytest.mark.parametrize("mode", ["L", "P", "CMYK", "1"])
 def test_modes_that_are_rgb_in_disguise(tmp_path, mode):
     path = tmp_path / ("image.jpg" if mode == "CMYK" else "image.png")

@@ -104,6 +104,12 @@ def test_held_out_images_are_never_used_and_roles_are_apart(line, selection, num
     assert len({(c.context, c.targets) for c in chosen}) > 200  # new splits every step
 
 
+def test_one_scene_in_several_places_of_a_step_is_split_anew(line):
+    chosen = BatchSampler(SamplerConfig(scenes_per_step=6), line).plan(100)
+    assert {indices.scene for indices in chosen} == {0}
+    assert len({(indices.context, indices.targets) for indices in chosen}) >= 5
+
+
 def spans(sampler, steps):
     """Largest distance from one of the views of a step to all others, in units of the row of 40."""
     chosen = [sorted((*c.context, *c.targets)) for c in plans(sampler, steps)]

@@ -208,6 +208,18 @@ def test_an_image_that_goes_missing_later_is_named(tmp_path):
         scene.views([2])
 
 
+def test_points_that_are_none_are_left_out(tmp_path):
+    folder = write_scene(tmp_path / "scene")
+    text = (folder / "sparse_pc.ply").read_text()
+    (folder / "sparse_pc.ply").write_text(text.replace("vertex 8", "vertex 9") + "nan 0 -3 1 2 3\n")
+    points = load_scene(folder).points
+    assert points is not None
+    assert len(points.points) == len(points.colors) == 8
+    (folder / "sparse_pc.ply").write_text(text[: text.index("-1")].replace("vertex 8", "vertex 1") + "inf 0 0 1 2 3\n")
+    with pytest.raises(SceneError, match=r"sparse_pc\.ply: the point cloud holds no finite point"):
+        load_scene(folder)
+
+
 def test_all_cameras_at_one_point(tmp_path):
     frames = [{"file_path": f"images/{i}.png", "transform_matrix": pose(0.1 * i, (5, 6, 7))} for i in range(3)]
     folder = write_scene(tmp_path / "scene", frames=frames)
