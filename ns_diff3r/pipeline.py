@@ -25,7 +25,7 @@ from .dataclass_state import DefaultsForMissingFields
 from .datamanager import Diff3RDataManager, Diff3RDataManagerConfig
 from .evaluation.evaluate import Evaluation, evaluate, judge
 from .model import ActiveScene, Diff3RModel, Diff3RModelConfig
-from .run_logging import StepLogger, averages, print_evaluation, save_evaluation_images
+from .run_logging import StepLogger, as_json, averages, print_evaluation, save_evaluation_images
 from .training.inference import Reconstruction, evaluating, reconstruct
 from .training.outputs import StepOutput
 from .training.run import load_weights
@@ -180,6 +180,7 @@ class Diff3RPipeline(VanillaPipeline):
         if step is None:
             print_evaluation(evaluation)
             results["images"], results["notes"] = evaluation.rows, evaluation.notes
+            results = as_json(results)
         return results
 
     def evaluate(self, progress: Callable[[str], None] | None = None) -> Evaluation:

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+import math
 import re
-import statistics
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
@@ -82,9 +82,19 @@ def averages(evaluation: Evaluation, with_deviation: bool) -> dict[str, float]:
     """
     means = dict(evaluation.means)
     if with_deviation and len(evaluation.rows) > 1:
-        means |= {f"{name}_std": statistics.stdev(row[name] for row in evaluation.rows) for name in evaluation.names}
+        values = {name: torch.tensor([row[name] for row in evaluation.rows]).double() for name in evaluation.names}
+        means |= {f"{name}_std": float(column.std()) for name, column in values.items()}
     plain = {name.replace("_after", ""): value for name, value in means.items() if "_after" in name}
     return {**plain, **means, "num_images": float(len(evaluation.rows))}
+
+
+def as_json(value: Any) -> Any:
+    """Numbers as JSON has them: None for infinities (the PSNR of equal images) and NaN."""
+    if isinstance(value, dict):
+        return {name: as_json(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [as_json(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def print_evaluation(evaluation: Evaluation) -> None:
