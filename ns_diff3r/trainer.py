@@ -24,7 +24,6 @@ from .configs.optimizers import group_optimizers
 from .dataclass_state import DefaultsForMissingFields
 from .pipeline import Diff3RPipeline, Diff3RPipelineConfig
 from .run_checks import check_space, check_writable, checkpoint_to_load, one_clear_error
-from .run_files import write_settings
 from .training.checkpoint import load_checkpoint, save_checkpoint
 from .training.config import TrainingConfig
 from .training.run import RunSettings, write_text
@@ -70,7 +69,6 @@ class Diff3RTrainerConfig(DefaultsForMissingFields, TrainerConfig):
             check_writable(self.get_base_dir())
             self.settle()
             super().save_config()
-            write_settings(self)
             # After saving: the file says "auto", so that the run can be continued on another machine.
             self.settle_device()
 

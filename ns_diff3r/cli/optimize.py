@@ -57,7 +57,7 @@ class Optimize:
 
         if self.threads:
             torch.set_num_threads(self.threads)
-        _make_folder(self.output)
+        make_folder(self.output)
         scene, start, context, targets = self.scene.load(torch.float32)
         print(
             f"{scene.path}: {context.num_views} of {scene.num_frames} views as context, "
@@ -94,7 +94,8 @@ class Optimize:
         return 1 if solution.status is TTOStatus.DIVERGED else 0
 
 
-def _make_folder(path: Path) -> None:
+def make_folder(path: Path) -> None:
+    """Make a folder if it is missing; OSError naming it if nothing can be written there."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         (path / ".writable").touch()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Camera poses of a folder of photographs, by pycolmap (the optional extra `colmap`): structure from motion with SIFT."""
+"""Camera poses of a folder of photographs: structure from motion by pycolmap (the optional extra `colmap`)."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def register_photographs(
     min_registered: int = 3,
     progress: Callable[[str], None] | None = None,
 ) -> Registration:
-    """Find poses, intrinsics and sparse points; write them as transforms.json and sparse_pc.ply, with COLMAP's own files
-    in `output`/colmap. The photographs stay where they are.
+    """Find poses, intrinsics and sparse points; write them as transforms.json and sparse_pc.ply. The photographs stay
+    where they are, COLMAP's own files are in `output`/colmap.
 
     Photographs of one size share one camera (SIMPLE_RADIAL). If the usual thresholds place too few, COLMAP is run once
     more with those for small baselines and few matches.
