@@ -31,6 +31,7 @@ struct LaneTraits;
 template <>
 struct LaneTraits<float> {
   using Int = int32_t;
+  using Bits = uint32_t;
   static constexpr int mantissa_bits = 23;
   static constexpr float round_magic = 12582912.0f;  // 1.5 * 2^23: adding it leaves round(x) in the low mantissa bits
   static constexpr float lowest_exponent = -126.0f;
@@ -38,6 +39,7 @@ struct LaneTraits<float> {
 template <>
 struct LaneTraits<double> {
   using Int = int64_t;
+  using Bits = uint64_t;
   static constexpr int mantissa_bits = 52;
   static constexpr double round_magic = 6755399441055744.0;
   static constexpr double lowest_exponent = -1022.0;
@@ -264,14 +266,14 @@ NS_HD Lanes<double> exp2_fraction(const Lanes<double>& r) {
   for (int i = 1; i < 14; ++i) p = p * r + Lanes<double>(c[i]);
   return p;
 }
-// y * 2^n, where `shifted` is n + round_magic
+// y * 2^n, where `shifted` is n + round_magic; in unsigned numbers, which may wrap in lanes that hold garbage
 template <class T>
 NS_HD Lanes<T> scale_by_power(const Lanes<T>& y, const Lanes<T>& shifted) {
-  typedef typename LaneTraits<T>::Int Int;
-  typedef Int IntRegister __attribute__((vector_size(NS_SIMD_BYTES)));
+  typedef typename LaneTraits<T>::Bits Bits;
+  typedef Bits BitsRegister __attribute__((vector_size(NS_SIMD_BYTES)));
   Lanes<T> x;
   for (int i = 0; i < Lanes<T>::registers; ++i)
-    x.r[i] = (typename Lanes<T>::Register)((IntRegister)y.r[i] + ((IntRegister)shifted.r[i] << LaneTraits<T>::mantissa_bits));
+    x.r[i] = (typename Lanes<T>::Register)((BitsRegister)y.r[i] + ((BitsRegister)shifted.r[i] << LaneTraits<T>::mantissa_bits));
   return x;
 }
 template <class T>
