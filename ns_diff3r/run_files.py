@@ -6,6 +6,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from .data import CollectionConfig, SamplerConfig
 from .dataparser import Diff3RDataParserConfig
@@ -21,6 +22,7 @@ def write_run(
     scene: Path,
     output: Path,
     *,
+    name: str,
     collection: CollectionConfig,
     sampler: SamplerConfig,
     tto_steps: int | None,
@@ -31,7 +33,8 @@ def write_run(
     Args:
         network: as `open_weights` gives it.
         scene: folder or transforms.json.
-        output: nerfstudio's output folder; the run is output/<scene>/diff3r/<time>.
+        output: nerfstudio's output folder; the run is output/<name>/diff3r/<time>.
+        name: of the scene.
         collection, sampler: image size, split and context views there.
         tto_steps: of test-time optimisation; None: as the network was trained for.
 
@@ -47,7 +50,9 @@ def write_run(
     template = methods.diff3r.config
     settings = network.settings
     steps = settings.training.tto_steps_eval if tto_steps is None else tto_steps
-    values = {f.name: getattr(settings.training, f.name) for f in fields(TrainingConfig)} | {"tto_steps_eval": steps}
+    values: dict[str, Any] = {f.name: getattr(settings.training, f.name) for f in fields(TrainingConfig)} | {
+        "tto_steps_eval": steps
+    }
     data = replace(
         template.pipeline.datamanager,
         dataparser=Diff3RDataParserConfig(data=scene),
@@ -64,7 +69,7 @@ def write_run(
     config = replace(
         template,
         output_dir=output,
-        experiment_name=scene.name if scene.is_dir() else scene.parent.name,
+        experiment_name=name,
         data=scene,
         max_num_iterations=settings.training.num_steps,
         pipeline=replace(template.pipeline, datamanager=data, model=model),

@@ -179,6 +179,7 @@ class Reconstruct:
                 network,
                 scene.resolve(),
                 (self.output / "nerfstudio").resolve(),
+                name=(self.data if self.data.is_dir() else self.data.parent).resolve().name,
                 collection=sampler.collection.config,
                 sampler=sampler.config,
                 tto_steps=self.steps,
