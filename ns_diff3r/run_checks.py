@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import nn
 
+from .data import SceneError
 from .training.checkpoint import checkpoint_name, last_complete_checkpoint
 
 if TYPE_CHECKING:
@@ -36,6 +37,12 @@ def one_clear_error() -> Iterator[None]:
         CONSOLE.print(str(error), markup=False, highlight=False, soft_wrap=True)
         CONSOLE.print(f"(set {TRACEBACK}=1 for a traceback)", style="dim")
         raise SystemExit(1) from None
+
+
+def check_data(path: Path) -> None:
+    """SceneError if there is nothing at `path`; before an output folder is made that may lie within it."""
+    if path != Path() and not path.exists():
+        raise SceneError(f"{path}: no such file or folder (--data)")
 
 
 def check_writable(folder: Path) -> None:

@@ -23,7 +23,7 @@ from .compat import allow_numpy_scalars_in_checkpoints, resolve_device_type
 from .configs.optimizers import group_optimizers
 from .dataclass_state import DefaultsForMissingFields
 from .pipeline import Diff3RPipeline, Diff3RPipelineConfig
-from .run_checks import check_space, check_writable, checkpoint_to_load, one_clear_error
+from .run_checks import check_data, check_space, check_writable, checkpoint_to_load, one_clear_error
 from .training.checkpoint import load_checkpoint, save_checkpoint
 from .training.config import TrainingConfig
 from .training.run import RunSettings, write_text
@@ -66,6 +66,8 @@ class Diff3RTrainerConfig(DefaultsForMissingFields, TrainerConfig):
     def save_config(self) -> None:
         """Write config.yml, then settle what is decided on this machine. ns-train calls this before anything else."""
         with one_clear_error():
+            data = self.pipeline.datamanager
+            check_data(data.data or data.dataparser.data)
             check_writable(self.get_base_dir())
             self.settle()
             super().save_config()
