@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from .errors import ImageError, SceneError
+from .errors import ImageError, SceneError, SceneWarning
 from .images import WHITE, inspect_image
 from .intrinsics import Intrinsics
 from .lenses import Distortion
+from .orientations import TURNS
 from .photographs import Photograph, scene_from_photographs
 from .point_clouds import read_point_cloud
 from .scenes import Scene
@@ -34,7 +36,7 @@ def read_transforms_json(path: Path, *, background: tuple[float, float, float] =
 
     Each field is looked up in the frame first, then at the top: fl_x, fl_y (default fl_x), or camera_angle_x,
     camera_angle_y (field of view in radians); cx, cy (default: the image's centre); w, h (default: from the image's
-    header); camera_model; k1 to k4, p1, p2 or distortion_params; ply_file_path (optional).
+    header); camera_model; k1 to k4, p1, p2 or distortion_params; ply_file_path (optional). Masks are not used.
 
     Args:
         path: of the file.
@@ -55,6 +57,8 @@ def read_transforms_json(path: Path, *, background: tuple[float, float, float] =
         raise SceneError(f"{path}: every entry of frames must be an object")
     shared = {name: value for name, value in content.items() if name != "frames"}
     photographs = [_read_frame(path, i, {**shared, **frame}) for i, frame in enumerate(frames)]
+    if any(frame.get("mask_path") for frame in frames):
+        warnings.warn(f"{path}: masks (field mask_path) are not used", SceneWarning, stacklevel=3)
     points = None
     if shared.get("ply_file_path"):
         points = read_point_cloud(path.parent / str(shared["ply_file_path"]))
@@ -114,24 +118,31 @@ def _read_distortion(where: str, fields: dict[str, Any]) -> Distortion:
 
 
 def _read_intrinsics(where: str, fields: dict[str, Any], image_path: Path) -> Intrinsics:
-    width, height = (_optional(where, fields, name) for name in ("w", "h"))
     if fields.get("fl_x") is None and fields.get("camera_angle_x") is None:
         raise SceneError(f"{where}: fl_x is missing, in the frame and at the top of the file (as is camera_angle_x)")
+    width, height, cx, cy = (_optional(where, fields, name) for name in ("w", "h", "cx", "cy"))
     if width is None or height is None:
-        try:
-            header = inspect_image(image_path)
-            width, height = header.width, header.height
-        except ImageError:
-            width = height = 1  # the photograph is left out for the same reason later
+        width, height = _size_of_file(image_path, cx, cy)
     if width < 1 or height < 1 or width != int(width) or height != int(height):
         raise SceneError(f"{where}: w and h must be positive whole numbers, got {width} and {height}")
     fx, fy = _focal(where, fields, "x", width), _focal(where, fields, "y", height)
     fx, fy = (fx or 0.0), (fx or 0.0) if fy is None else fy
     if fx <= 0 or fy <= 0:
         raise SceneError(f"{where}: focal lengths must be positive, got fl_x = {fx}, fl_y = {fy}")
-    cx, cy = (_optional(where, fields, name) for name in ("cx", "cy"))
     cx, cy = (width / 2 if cx is None else cx), (height / 2 if cy is None else cy)
     return Intrinsics(fx, fy, cx, cy, int(width), int(height))
+
+
+def _size_of_file(image_path: Path, cx: float | None, cy: float | None) -> tuple[float, float]:
+    """Width and height of the raster as stored, or of the upright image where (cx, cy) is nearer to its middle."""
+    try:
+        header = inspect_image(image_path)
+    except ImageError:
+        return 1.0, 1.0  # the photograph is left out for the same reason later
+    stored, turned = (float(header.width), float(header.height)), (float(header.height), float(header.width))
+    if cx is None or cy is None or not TURNS[header.orientation].transposed:
+        return stored
+    return min(stored, turned, key=lambda size: math.hypot(size[0] / 2 - cx, size[1] / 2 - cy))
 
 
 def _focal(where: str, fields: dict[str, Any], axis: str, size: float) -> float | None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ns_diff3r.data import load_scene
+from ns_diff3r.data import SceneWarning, load_scene
 from tests.data.textured_plane import camera, largest_error, write_plane_scene
 
 K = camera(0, 0)[1].Ks[0]
@@ -43,6 +43,22 @@ def test_one_angle_is_that_of_square_pixels(tmp_path):
     folder = rewrite(write_plane_scene(tmp_path / "scene"), remove=("fl_x", "fl_y"), camera_angle_x=ANGLES["x"])
     matrix = load_scene(folder).views([0], dtype=torch.float64).cameras.Ks[0]
     torch.testing.assert_close(matrix[[0, 1], [0, 1]], K[0, 0].expand(2))
+
+
+@pytest.mark.parametrize("upright", [False, True])
+def test_without_a_size_the_principal_point_tells_which_way_up(tmp_path, upright):
+    folder = write_plane_scene(tmp_path / "scene", orientations=(6, 8), upright=upright)
+    scene = load_scene(rewrite(folder, remove=("w", "h")))
+    assert largest_error(scene.views([0, 1])) < 0.003
+
+
+def test_masks_are_said_not_to_be_used(tmp_path):
+    folder = rewrite(write_plane_scene(tmp_path / "scene"))
+    content = json.loads((folder / "transforms.json").read_text())
+    content["frames"][1]["mask_path"] = "masks/1.png"
+    (folder / "transforms.json").write_text(json.dumps(content))
+    with pytest.warns(SceneWarning, match="mask_path"):
+        assert load_scene(folder).num_frames == 3
 
 
 def test_a_focal_length_wins_over_an_angle(tmp_path):
