@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from ..training.run import RunSettings
 
 
+SUMMARISED = ("stationarity", "pcg_residual", "pcg_iterations", "skipped_scenes")
+
+
 @dataclass
 class Fit:
     """Train the compact network on one scene or a folder of scenes, in both stages, and evaluate it.
@@ -55,6 +58,8 @@ class Fit:
     """LPIPS in the evaluation: where its weights are found, demanded, or not at all."""
     evaluate: bool = True
     """Evaluate at the end."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train: "auto" takes CUDA where torch and this installation can use it, else the CPU."""
     threads: int = 0
     """Threads; 0: as torch chooses. Results depend on it in the last digits."""
 
@@ -86,13 +91,24 @@ class Fit:
         settings, folder = self.settings(), RunFolder(self.output)
         self._check_folder(folder, settings)
         ImageMetrics.find(self.lpips_metric, self.training.losses.vgg_weights)  # an error now, not after training
-        loop = TrainingLoop(settings, folder, self.save_every, self.keep_checkpoints)
+        loop = TrainingLoop(settings, folder, self.save_every, self.keep_checkpoints, self._device())
         self._describe(loop)
         begin = time.perf_counter()
         records = list(_compact(loop))
         if records:
             print(_summary(records, time.perf_counter() - begin))
         return self._evaluate(loop) if self.evaluate else 0
+
+    def _device(self) -> str:
+        import torch
+
+        from .. import extension
+
+        usable = "cuda" in extension.device_types() and torch.cuda.is_available()
+        if self.device == "cuda" and not usable:
+            reason = "torch finds no CUDA device" if not torch.cuda.is_available() else "there are no CUDA kernels here"
+            raise ValueError(f"--device cuda: {reason}; auto takes what there is")
+        return "cuda" if self.device != "cpu" and usable else "cpu"
 
     def _check_folder(self, folder: Any, settings: RunSettings) -> None:
         from ..training.checkpoint import last_complete_checkpoint
@@ -143,11 +159,11 @@ class Fit:
 
 
 def _compact(loop: TrainingLoop) -> Iterator[dict[str, float]]:
-    """The scalars of every step, shown while they come."""
+    """What `_summary` needs of every step, shown while they come; the file has the rest."""
     with _progress(loop) as show:
         for record in loop.run():
             show(record)
-            yield record.scalars
+            yield {name: record.scalars[name] for name in SUMMARISED if name in record.scalars}
 
 
 @contextmanager

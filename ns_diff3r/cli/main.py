@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import make_dataclass
 from importlib import import_module
 from typing import Annotated, Any, Union
@@ -42,6 +44,7 @@ Command = Union[  # noqa: UP007 - tyro reads it
     Annotated[Doctor, subcommand("doctor")],
 ]
 
+PACKAGE = __name__.split(".")[0]
 TRACEBACK = "NS_DIFF3R_TRACEBACK"
 
 
@@ -52,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     command = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
-        return command.run()
+        with _plain_warnings():
+            return command.run()
     except (ValueError, TypeError, OSError, ImportError) as error:
         if os.environ.get(TRACEBACK):
             raise
@@ -60,6 +64,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Our own warnings (a scene or file left out) in one line on stderr, without the place in our code."""
+    with warnings.catch_warnings():
+        usual = warnings.showwarning
+
+        def show(message: Any, category: type[Warning], *place: Any, **rest: Any) -> None:
+            if category.__module__.split(".")[0] == PACKAGE:
+                print(f"warning: {message}", file=sys.stderr)
+            else:
+                usual(message, category, *place, **rest)
+
+        warnings.showwarning = show
+        yield
 
 
 def _parse(arguments: list[str]) -> Any:

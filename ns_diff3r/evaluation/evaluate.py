@@ -16,7 +16,7 @@ from torch import Tensor
 from ..data.batches import SceneBatch
 from ..data.sampler import BatchSampler
 from ..splats import Cameras, Views
-from ..training.inference import Reconstruction, reconstruct
+from ..training.inference import Reconstruction, device_of, reconstruct
 from ..training.step import TrainingModule
 from .metrics import ImageMetrics, psnr
 
@@ -89,7 +89,7 @@ def evaluate(
             if progress is not None:
                 progress(f"{name}: images {', '.join(map(str, item.targets))}")
             try:
-                batch = sampler.load(item)
+                batch = sampler.load(item).to(device_of(module))
                 reconstruction = reconstruct(module, batch.context, num_steps)
                 rows, pictures = judge(module, batch, reconstruction, metrics)
             except ValueError as error:

@@ -44,7 +44,7 @@ def reconstruct(
 
     Args:
         module: as trained; its modes are left as they were, its D is not updated.
-        context: views with near and far.
+        context: views with near and far; they are taken to the device of the module.
         num_steps: of test-time optimisation; None: as the settings say for evaluation; 0: prediction alone.
         progress: called at every iterate of the optimisation with the number of steps taken and the inner loss there.
 
@@ -52,6 +52,7 @@ def reconstruct(
         ValueError: the network predicts something that cannot be rendered or optimised; what the backbone refuses.
     """
     with evaluating(module):
+        context = context.to(device_of(module))
         begin = time.perf_counter()
         output = module.network(context)
         predicted = time.perf_counter() - begin
@@ -66,6 +67,11 @@ def reconstruct(
         begin = time.perf_counter()
         after, solution = layer(before, output.prior, context)
         return Reconstruction(before, after, output, solution, predicted, time.perf_counter() - begin)
+
+
+def device_of(module: nn.Module) -> torch.device:
+    """Where the module's weights are."""
+    return next(module.parameters()).device
 
 
 def evaluation_layer(module: TrainingModule, num_steps: int | None = None) -> DifferentiableTTO:

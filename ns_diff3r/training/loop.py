@@ -38,7 +38,12 @@ class TrainingLoop:
     """
 
     def __init__(
-        self, settings: RunSettings, folder: RunFolder, save_every: int = 500, keep_checkpoints: bool = False
+        self,
+        settings: RunSettings,
+        folder: RunFolder,
+        save_every: int = 500,
+        keep_checkpoints: bool = False,
+        device: str = "cpu",
     ) -> None:
         """Open the data, build the network, and restore the last complete checkpoint of the folder.
 
@@ -50,7 +55,8 @@ class TrainingLoop:
         self.save_every = save_every
         self.keep_checkpoints = keep_checkpoints
         self.sampler: BatchSampler = settings.batch_sampler()
-        self.module: TrainingModule = settings.module().train()
+        self.device = device
+        self.module: TrainingModule = settings.module().to(device).train()
         self.optimizers = GroupOptimizers.make(self.module.network.param_groups(), settings.training)
         torch.manual_seed(settings.training.seed)  # for networks with random layers; a checkpoint holds the state
         self.steps_done = folder.restore(self.module, self.optimizers)
@@ -77,7 +83,7 @@ class TrainingLoop:
     def _step(self, step: int) -> StepRecord:
         times = [time.perf_counter()]
         self.optimizers.begin_step(step)
-        batches = self.sampler.batch(step)
+        batches = [batch.to(self.device) for batch in self.sampler.batch(step)]
         times.append(time.perf_counter())
         output = self.module(batches, step)
         loss = output.loss

@@ -93,7 +93,8 @@ class TrainingModule(nn.Module):
         if not scenes:
             if self.training:
                 # Other processes may have scenes, and wait here for this one.
-                self.tto.curvature_scale.update(torch.zeros(0, len(GROUPS), dtype=torch.float64))
+                average = self.tto.curvature_scale.average
+                self.tto.curvature_scale.update(average.new_zeros(0, len(GROUPS)))
             return
         inputs = [scene.gated_for_solve() for scene in scenes]
         contexts = [scene.batch.context for scene in scenes]

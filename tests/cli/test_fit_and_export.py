@@ -2,6 +2,7 @@
 """`ns-diff3r fit` and `export` as a user calls them, on the bundled example at a small size."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -102,6 +103,10 @@ def test_a_folder_with_another_run_is_not_touched(run_folder, capsys):
         (["--training.losses.lpips", "on", "--training.losses.vgg-weights", "nowhere.pth"], "nowhere.pth"),
         (["--lpips-metric", "on"], "LPIPS"),
         (["--save-every", "0"], "--save-every must be at least 1"),
+        pytest.param(
+            *(["--device", "cuda"], "--device cuda: torch finds no CUDA device"),
+            marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device"),
+        ),
     ],
 )
 def test_faults_of_the_input_are_one_line_and_leave_nothing(options, message, tmp_path, capsys, monkeypatch):
@@ -112,6 +117,17 @@ def test_faults_of_the_input_are_one_line_and_leave_nothing(options, message, tm
     assert message in error
     assert len(error.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_what_is_left_out_of_the_data_is_one_line_each(tmp_path, capsys):
+    shutil.copytree(EXAMPLE, tmp_path / "scenes" / "good")
+    (tmp_path / "scenes" / "bad").mkdir()
+    (tmp_path / "scenes" / "bad" / "transforms.json").write_text("{")
+    assert fit(tmp_path / "run", "--no-evaluate", data=tmp_path / "scenes") == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "left out" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("warning: scene left out: ")
+    assert "bad" in lines[0]
 
 
 def test_data_that_do_not_exist_are_named(tmp_path, capsys):
