@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
 from ..splats import Views
 
 
@@ -28,7 +30,7 @@ class SceneBatch:
     context_indices: tuple[int, ...] = ()
     target_indices: tuple[int, ...] = ()
 
-    def to(self, device: object = None, dtype: object = None) -> SceneBatch:
+    def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> SceneBatch:
         """Copy with both sets of views on a device and/or of a dtype."""
-        context, targets = self.context.to(device, dtype), self.targets.to(device, dtype)  # pyright: ignore[reportArgumentType]
+        context, targets = self.context.to(device, dtype), self.targets.to(device, dtype)
         return SceneBatch(self.name, context, targets, self.scene, self.context_indices, self.target_indices)

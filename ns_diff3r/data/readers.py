@@ -51,6 +51,11 @@ def load_scene(path: str | Path, *, background: tuple[float, float, float] = WHI
     model = find_model(path)
     if model is not None:
         return read_colmap(path, model, background=background, min_frames=min_frames)
+    others = sorted(file.name for file in path.glob("transforms*.json"))
+    if others:
+        raise SceneError(
+            f"{path}: no {TRANSFORMS} in this folder, but {', '.join(others)}; give one of them as the path"
+        )
     if has_photographs(path):
         raise SceneError(
             f"{path}: photographs, but no camera poses (neither {TRANSFORMS} nor a COLMAP model); ns-process-data "

@@ -73,9 +73,9 @@ def test_modes_that_need_a_decision(tmp_path, mode):
 @pytest.mark.parametrize("mode", ["RGBA", "LA", "P"])
 def test_transparent_pixels_show_the_background(tmp_path, mode):
     path = tmp_path / "image.png"
-    image = Image.fromarray(noise(6, 5, 4), mode="RGBA")
+    image = Image.fromarray(noise(6, 5, 4))
     if mode == "P":
-        image = Image.fromarray(noise(6, 5, 1)[..., 0] % 4, mode="P")
+        image = Image.fromarray(noise(6, 5, 1)[..., 0] % 4)
         image.putpalette([10, 20, 30, 40, 50, 60, 70, 80, 90, 100, 110, 120])
         image.save(path, transparency=2)
     else:

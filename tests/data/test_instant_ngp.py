@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from ns_diff3r.data import SceneWarning, load_scene
+from ns_diff3r.data import SceneError, SceneWarning, load_scene
 from tests.data.textured_plane import camera, largest_error, write_plane_scene
 
 K = camera(0, 0)[1].Ks[0]
@@ -79,4 +79,6 @@ def test_names_as_other_systems_write_them(tmp_path, names):
 def test_any_json_file_can_be_a_scene(tmp_path):
     folder = write_plane_scene(tmp_path / "scene")
     (folder / "transforms.json").rename(folder / "transforms_train.json")
+    with pytest.raises(SceneError, match=r"no transforms\.json in this folder, but transforms_train\.json"):
+        load_scene(folder)
     assert load_scene(folder / "transforms_train.json").num_frames == 3
