@@ -94,8 +94,7 @@ def import_pycolmap(what: str) -> ModuleType:
         import pycolmap
     except ImportError as error:
         raise SceneError(
-            f"{what} needs pycolmap, which is not installed ({error}); "
-            "pip install 'ns-diff3r[colmap]'"
+            f"{what} needs pycolmap, which is not installed ({error}); pip install 'ns-diff3r[colmap]'"
         ) from error
     return pycolmap
 
