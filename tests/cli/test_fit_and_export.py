@@ -119,6 +119,7 @@ def test_faults_of_the_input_are_one_line_and_leave_nothing(options, message, tm
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("always::ns_diff3r.data.SceneWarning")
 def test_what_is_left_out_of_the_data_is_one_line_each(tmp_path, capsys):
     shutil.copytree(EXAMPLE, tmp_path / "scenes" / "good")
     (tmp_path / "scenes" / "bad").mkdir()
