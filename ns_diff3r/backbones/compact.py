@@ -19,13 +19,12 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d, grid_sample, interpolate, pad
 
 from ..splats import Gaussians, Views
 from ..splats.spherical_harmonics import MAX_SH_DEGREE
 from .compact_backdrop import backdrop_gaussians, to_cells
-from .compact_gaussians import Corrections, pixel_gaussians
-from .compact_geometry import SweepGeometry, check_context, sweep_geometry
+from .compact_gaussians import Corrections, pixel_gaussians, sharpened
+from .compact_geometry import SweepGeometry, check_context, sample, sweep_geometry
 from .compact_matching import (
     MatchingConfig,
     candidate_fractions,
@@ -33,13 +32,18 @@ from .compact_matching import (
     expected_fraction,
     photometric_logits,
 )
-from .compact_networks import STRIDE, Decoder, FeatureEncoder, VolumeUNet, zero_initialized
+from .compact_networks import Decoder, FeatureEncoder, VolumeUNet, zero_initialized
+from .compact_resolution import QUARTER, Resolution
 from .protocol import Backbone, BackboneConfig, Prediction
 
 MIN_SIZE = 8
 """Smallest side of an image, in pixels."""
 NUM_CUES = 4
 """Maps of what matching knows: inverse depth, its confidence, support by and conflict with other views."""
+SHARED, BLOCKING = 0.3, 1.0
+"""By how much another view that shows the same surface, or whose sight is blocked, lowers the logit of an opacity."""
+LOGIT_UNIT = 5.0
+"""What one unit of the volume head's output adds to a candidate's logit; photometric ones range over 1/temperature."""
 
 
 @dataclass
@@ -64,10 +68,12 @@ class CompactConfig(BackboneConfig):
     side is at most 96 pixels (or 1/4)."""
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     """Photometric matching."""
-    footprint: float = 0.4
-    """Standard deviation of a Gaussian at initialisation, in pixels."""
-    opacity: float = 0.6
-    """Opacity at initialisation of a Gaussian whose depth is neither supported nor contradicted by other views."""
+    footprint: float = 0.2
+    """Standard deviation of a Gaussian at initialisation, in pixels; drawing adds about half a pixel."""
+    sharpening: float = 1.0
+    """How much colours are sharpened at initialisation, against the blur that drawing adds; 0: the pixels' own."""
+    opacity: float = 0.5
+    """Opacity at initialisation of a Gaussian whose surface no other view shows; where others agree it is shared."""
 
     def __post_init__(self) -> None:
         if self.num_depths < 2:
@@ -116,74 +122,56 @@ class CompactBackbone(Backbone):
             ValueError: fewer than two views, no near or far, images smaller than MIN_SIZE.
         """
         near, far = check_context(context, MIN_SIZE)
-        weight = self.gaussian_head.weight
-        images = context.images.to(weight.dtype).permute(0, 3, 1, 2).clamp(0, 1)
-        height, width = images.shape[-2:]
-        padded = _pad_to(images, math.ceil(height / STRIDE) * STRIDE, math.ceil(width / STRIDE) * STRIDE)
+        dtype = self.gaussian_head.weight.dtype
+        images = context.images.to(dtype).permute(0, 3, 1, 2).clamp(0, 1).contiguous()
+        at = Resolution.of(images.shape[2], images.shape[3], self.config.matching_stride)
 
-        stride = self._matching_stride(height, width)
-        small = avg_pool2d(
-            _pad_to(images, math.ceil(height / stride) * stride, math.ceil(width / stride) * stride), stride
-        )
-        size = (small.shape[-2], small.shape[-1])
-        geometry = sweep_geometry(context, near, far, self.config.num_neighbors, stride, size, weight.dtype)
-        photometric = photometric_logits(small, geometry, self.config.num_depths, self.config.matching)
+        def geometry(stride: int, size: tuple[int, int]) -> SweepGeometry:
+            return sweep_geometry(context, near, far, self.config.num_neighbors, stride, size, dtype)
 
-        features = self.encoder(padded)
-        quarter_size = features.quarter.shape[-2:]
-        coarse = (
-            geometry
-            if stride == 4 and size == tuple(quarter_size)
-            else sweep_geometry(
-                context, near, far, self.config.num_neighbors, 4, (quarter_size[0], quarter_size[1]), weight.dtype
-            )
+        matching = geometry(at.matching_stride, at.matching)
+        photometric = photometric_logits(
+            at.image_to_matching(images), matching, self.config.num_depths, self.config.matching
         )
-        correlation = correlation_volume(features.matching, coarse, self.config.num_depths)
-        factor = 4 // stride
-        coarse_logits = avg_pool2d(_pad_to(photometric, *(factor * s for s in quarter_size)), factor)
-        coarse_cues = avg_pool2d(
-            _pad_to(self._cues(photometric, geometry), *(factor * s for s in quarter_size)), factor
-        )
-        volume = torch.cat([0.2 * coarse_logits, 4 * correlation, features.quarter, coarse_cues], dim=1)
+        features = self.encoder(at.image_to_padded(images))
+        correlation = correlation_volume(features.matching, geometry(QUARTER, at.quarter), self.config.num_depths)
+        known = torch.cat([0.1 * photometric, self._cues(photometric, matching)], dim=1)
+        volume = torch.cat([at.matching_to_quarter(known), QUARTER * correlation, features.quarter], dim=1)
         decoded = self.volume_unet(volume)
-        learned = self.volume_head(decoded) + 10 * self.correlation_gain * correlation
-        learned = (
-            interpolate(learned, scale_factor=factor, mode="bilinear", align_corners=False) if factor > 1 else learned
-        )
-        logits = photometric + learned[..., : size[0], : size[1]]
+        learned = self.volume_head(decoded) + self.correlation_gain * correlation
+        logits = photometric + LOGIT_UNIT * at.quarter_to_matching(learned)
 
-        cues = self._cues(logits, geometry)
-        cues = interpolate(cues, scale_factor=stride, mode="bilinear", align_corners=False) if stride > 1 else cues
-        cues = cues[..., :height, :width]
-        per_pixel = self.decoder(decoded, features.half, padded, _pad_to(cues, padded.shape[-2], padded.shape[-1]))[
-            ..., :height, :width
-        ]
-        corrections = Corrections.split(self.gaussian_head(per_pixel), self.sh_degree)
+        cues = at.matching_to_image(self._cues(logits, matching))
+        per_pixel = self.decoder(decoded, features.half, at.image_to_padded(images), at.image_to_padded(cues))
+        per_pixel = per_pixel[..., : at.image[0], : at.image[1]]
         gaussians = pixel_gaussians(
-            context, near, far, cues[:, 0], self._opacity_logits(cues), self.config.footprint, corrections
+            context.cameras,
+            sharpened(images, self.config.sharpening),
+            near,
+            far,
+            cues[:, 0],
+            self._opacity_logits(cues),
+            self.config.footprint,
+            Corrections.split(self.gaussian_head(per_pixel), self.sh_degree),
         )
         per_cell = to_cells(per_pixel)
         corrections = Corrections.split(self.backdrop_head(per_cell), self.sh_degree)
-        backdrop = backdrop_gaussians(context, near, far, corrections)
+        backdrop = backdrop_gaussians(context.cameras, images, near, far, corrections)
         unmatched = per_cell.new_zeros(len(per_cell), NUM_CUES, *per_cell.shape[2:])
         rows = [_rows(torch.cat(maps, dim=1)) for maps in ((per_pixel, cues), (per_cell, unmatched))]
-        grid = (context.num_views, height, width)
-        return Prediction(Gaussians.concatenate([gaussians, backdrop]), torch.cat(rows), grid)
-
-    def _matching_stride(self, height: int, width: int) -> int:
-        if self.config.matching_stride:
-            return self.config.matching_stride
-        return next((stride for stride in (1, 2) if max(height, width) <= 96 * stride), 4)
+        return Prediction(Gaussians.concatenate([gaussians, backdrop]), torch.cat(rows), (context.num_views, *at.image))
 
     def _cues(self, logits: Float[Tensor, "V D h w"], geometry: SweepGeometry) -> Float[Tensor, "V 4 h w"]:
         """Inverse depth (with gradient) and what speaks for it (without)."""
         fractions, confidence = expected_fraction(logits)
-        with torch.no_grad():
-            support, conflict = consistency(fractions, confidence, geometry, self.config.num_depths)
-        return torch.stack([fractions, confidence.detach(), support, conflict], dim=1)
+        agreement = consistency(fractions, confidence, geometry, self.config.num_depths)
+        return torch.stack([fractions, confidence.detach(), *agreement], dim=1)
 
     def _opacity_logits(self, cues: Float[Tensor, "V 4 H W"]) -> Float[Tensor, "V H W"]:
-        return torch.full_like(cues[:, 0], math.log(self.config.opacity / (1 - self.config.opacity)))
+        """Views that show the same surface share its opacity; what blocks the sight of other views is fainter."""
+        others = len(cues) - 1
+        alone = math.log(self.config.opacity / (1 - self.config.opacity))
+        return alone - others * (SHARED * cues[:, 2] + BLOCKING * cues[:, 3])
 
 
 def correlation_volume(
@@ -193,24 +181,14 @@ def correlation_volume(
 
     Gradients flow to the features.
     """
-    height, width = geometry.size
+    candidates = candidate_fractions(num_depths, features)
     rows = []
     for view in range(geometry.num_views):
-        positions, inside, _ = geometry.project(view, candidate_fractions(num_depths, features))
-        others = features[geometry.neighbors[view]]
-        count, channels = others.shape[:2]
-        warped = grid_sample(
-            others, positions.view(count, num_depths * height, width, 2), padding_mode="border", align_corners=False
-        ).view(count, channels, num_depths, height, width)
-        product = (warped * features[view][:, None]).sum(1) * inside
-        rows.append(product.mean(0))
+        positions, inside, _ = geometry.project(view, candidates)
+        warped = sample(features[geometry.neighbors[view]], positions)
+        rows.append(((warped * features[view][:, None]).sum(1) * inside).mean(0))
     return torch.stack(rows)
 
 
 def _rows(maps: Float[Tensor, "V C H W"]) -> Float[Tensor, "V*H*W C"]:
     return maps.permute(0, 2, 3, 1).flatten(0, 2)
-
-
-def _pad_to(x: Float[Tensor, "B C h w"], height: int, width: int) -> Float[Tensor, "B C H W"]:
-    """Repeat the last row and column until the size is reached."""
-    return pad(x, (0, width - x.shape[-1], 0, height - x.shape[-2]), mode="replicate")

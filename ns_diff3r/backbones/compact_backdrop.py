@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d, pad
 
-from ..splats import Cameras, Gaussians, Views
+from ..splats import Cameras, Gaussians
 from .compact_gaussians import Corrections, pixel_gaussians
 
 CELLS = 8
@@ -38,24 +38,27 @@ def to_cells(maps: Float[Tensor, "V C H W"]) -> Float[Tensor, "V C h w"]:
 
 
 def backdrop_gaussians(
-    views: Views, near: Float[Tensor, " V"], far: Float[Tensor, " V"], corrections: Corrections
+    cameras: Cameras,
+    images: Float[Tensor, "V 3 H W"],
+    near: Float[Tensor, " V"],
+    far: Float[Tensor, " V"],
+    corrections: Corrections,
 ) -> Gaussians:
     """One Gaussian per cell, in the order view, row, column.
 
     Args:
-        views: the photographs.
+        cameras: of the photographs.
+        images: [V, 3, H, W] the photographs.
         near, far: [V] float64 depth range, world units.
         corrections: what the network adds, maps of the size that `to_cells` gives.
     """
-    images = to_cells(views.images.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-    height, width = images.shape[1:3]
-    Ks = views.cameras.Ks.clone()
-    Ks[:, 0] *= (width - 2 * BORDER) / views.cameras.width
-    Ks[:, 1] *= (height - 2 * BORDER) / views.cameras.height
+    colors = to_cells(images)
+    height, width = colors.shape[-2:]
+    Ks = cameras.Ks.clone()
+    Ks[:, 0] *= (width - 2 * BORDER) / cameras.width
+    Ks[:, 1] *= (height - 2 * BORDER) / cameras.height
     Ks[:, :2, 2] += BORDER
-    coarse = Views(images, Cameras(views.cameras.viewmats, Ks, width, height))
-    shape = corrections.opacity
-    logits = torch.full_like(shape, math.log(OPACITY / (1 - OPACITY)))
-    return pixel_gaussians(
-        coarse, DISTANCE * near, DISTANCE * far, torch.zeros_like(shape), logits, FOOTPRINT, corrections
-    )
+    coarse = Cameras(cameras.viewmats, Ks, width, height)
+    farthest = torch.zeros_like(corrections.opacity)
+    opacities = torch.full_like(farthest, math.log(OPACITY / (1 - OPACITY)))
+    return pixel_gaussians(coarse, colors, DISTANCE * near, DISTANCE * far, farthest, opacities, FOOTPRINT, corrections)

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn.functional import pad
 
-from ..splats import Gaussians, Views
+from ..splats import Cameras, Gaussians
 from ..splats.rotations import multiply_quats, rotations_to_quats
 from ..splats.spherical_harmonics import rgb_to_sh0, spherical_harmonics_rotation
 
@@ -60,8 +61,23 @@ class Corrections:
         )
 
 
+def sharpened(images: Float[Tensor, "V 3 H W"], amount: float) -> Float[Tensor, "V 3 H W"]:
+    """images + amount · (images − blurred), within [0, 1]: against the blur of about half a pixel that drawing adds.
+
+    The blur is the 3x3 binomial filter.
+    """
+    if amount == 0:
+        return images
+    height, width = images.shape[-2:]
+    padded = pad(images, (1, 1, 1, 1), mode="replicate")
+    rows = (padded[..., :height, :] + 2 * padded[..., 1:-1, :] + padded[..., 2:, :]) / 4
+    blurred = (rows[..., :width] + 2 * rows[..., 1:-1] + rows[..., 2:]) / 4
+    return (images + amount * (images - blurred)).clamp(0, 1)
+
+
 def pixel_gaussians(
-    views: Views,
+    cameras: Cameras,
+    colors: Float[Tensor, "V 3 H W"],
     near: Float[Tensor, " V"],
     far: Float[Tensor, " V"],
     fractions: Float[Tensor, "V H W"],
@@ -72,22 +88,23 @@ def pixel_gaussians(
     """One Gaussian per pixel, in the order view, row, column: on its ray, of its colour, round, and of its width.
 
     Args:
-        views: the photographs.
+        cameras: of the views, of size H × W.
+        colors: [V, 3, H, W] of the Gaussians, in [0, 1].
         near, far: [V] float64 depth range, world units.
         fractions: [V, H, W] inverse depth from 1/far (0) to 1/near (1).
         opacity_logits: [V, H, W].
         footprint: standard deviation in pixels (at the Gaussian's depth).
         corrections: what the network adds.
     """
-    dtype, cameras = fractions.dtype, views.cameras
+    dtype = fractions.dtype
     num_views, height, width = fractions.shape
     low = (near / far).to(dtype)[:, None, None]
     fractions = fractions + corrections.fraction
-    inverse_depth = torch.minimum((low + fractions * (1 - low)).clamp(max=NEAREST), fractions.new_tensor(NEAREST))
+    inverse_depth = (low + fractions * (1 - low)).clamp(max=NEAREST)
     inverse_depth = torch.maximum(inverse_depth, FARTHEST * low)  # in units of 1/near
     depth = near.to(dtype)[:, None, None] / inverse_depth  # world units
 
-    rays = _rays(views, corrections.offset)  # [V, H, W, 3], z = 1
+    rays = _rays(cameras, corrections.offset)  # [V, H, W, 3], z = 1
     to_world = cameras.viewmats[:, :3, :3].transpose(1, 2)
     directions = (to_world.to(dtype)[:, None, None] * rays[..., None, :]).sum(-1)
     means = cameras.centers.to(dtype)[:, None, None] + depth[..., None] * directions
@@ -100,7 +117,7 @@ def pixel_gaussians(
     local = torch.cat([torch.ones_like(imaginary[..., :1]), imaginary], dim=-1)
     world = rotations_to_quats(to_world.double()).to(dtype)[:, None, None].expand_as(local)
 
-    sh0 = rgb_to_sh0(views.images.to(dtype)) + corrections.sh0.permute(0, 2, 3, 1)
+    sh0 = rgb_to_sh0(colors.permute(0, 2, 3, 1)) + corrections.sh0.permute(0, 2, 3, 1)
     rest = _rotated_harmonics(corrections.shN, to_world)  # [V, H, W, K-1, 3]
     count = num_views * height * width
     return Gaussians(
@@ -113,9 +130,9 @@ def pixel_gaussians(
     )
 
 
-def _rays(views: Views, offset: Float[Tensor, "V 2 H W"]) -> Float[Tensor, "V H W 3"]:
+def _rays(cameras: Cameras, offset: Float[Tensor, "V 2 H W"]) -> Float[Tensor, "V H W 3"]:
     """Camera-frame directions with z = 1 through the pixels' centres, shifted by `offset` pixels."""
-    Ks = views.cameras.Ks.to(offset.dtype)[:, :, :, None, None]
+    Ks = cameras.Ks.to(offset.dtype)[:, :, :, None, None]
     height, width = offset.shape[-2:]
     column = torch.arange(width, device=offset.device, dtype=offset.dtype) + 0.5
     row = torch.arange(height, device=offset.device, dtype=offset.dtype)[:, None] + 0.5

@@ -8,10 +8,12 @@ All quantities are free of the world's units. An inverse depth of view i is give
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from ..splats import Views
 
@@ -44,22 +46,24 @@ def check_context(views: Views, min_size: int) -> tuple[Float[Tensor, " V"], Flo
 class SweepGeometry:
     """Relative geometry of V views and the N others that each is matched with, at one matching resolution.
 
+    Image coordinates are those of `grid_sample` with align_corners=False: from -1 to 1 across the matching image.
+
     Attributes:
         neighbors: [V, N] indices of the other views.
-        homographies: [V, N, 3, 3] K_j R_ji K_i⁻¹, pixels to pixels at infinite depth.
-        epipoles: [V, N, 3] K_j t_ji / near_i.
-        nearest_over_range: [V, N] (1/near_i) / (1/near_j − 1/far_j).
-        farthest_over_range: [V, N] (1/far_j) / (1/near_j − 1/far_j).
-        farthest_over_nearest: [V] near_i / far_i.
+        homographies: [V, N, 3, 3] pixels of a view to homogeneous coordinates in the neighbour, at infinite depth.
+        epipoles: [V, N, 3] what is added to them per inverse depth, in units of 1/near of the view.
+        farthest_over_nearest: [V] near / far.
+        neighbor_scale: [V, N] (1/near_i) / (1/near_j − 1/far_j), which with
+        neighbor_shift: [V, N] (1/far_j) / (1/near_j − 1/far_j) takes inverse depths to the neighbour's fractions.
         size: (height, width) of the matching images.
     """
 
     neighbors: Int[Tensor, "V N"]
     homographies: Float[Tensor, "V N 3 3"]
     epipoles: Float[Tensor, "V N 3"]
-    nearest_over_range: Float[Tensor, "V N"]
-    farthest_over_range: Float[Tensor, "V N"]
     farthest_over_nearest: Float[Tensor, " V"]
+    neighbor_scale: Float[Tensor, "V N"]
+    neighbor_shift: Float[Tensor, "V N"]
     size: tuple[int, int]
 
     @property
@@ -67,41 +71,49 @@ class SweepGeometry:
         """V."""
         return self.neighbors.shape[0]
 
-    def project(
-        self, view: int, fractions: Float[Tensor, "D h w"] | Float[Tensor, "D 1 1"]
-    ) -> tuple[Float[Tensor, "N D h w 2"], Bool[Tensor, "N D h w"], Float[Tensor, "N D h w"]]:
-        """Where the pixels of a view lie in its neighbours, if their inverse depth is `fractions`.
-
-        Returns:
-            positions for `grid_sample` (align_corners=False), in [-1, 1] inside the image; whether a point lies in
-            front of the camera and inside its image; its inverse depth in the neighbour, as the neighbour's fraction.
-        """
+    @torch.no_grad()
+    def project(self, view: int, fractions: Float[Tensor, "D h w"] | Float[Tensor, "D 1 1"]) -> Projection:
+        """Where the pixels of a view lie in its neighbours, if their inverse depth is `fractions`."""
         height, width = self.size
         homography, epipole = self.homographies[view], self.epipoles[view]
         x = torch.arange(width, device=homography.device, dtype=homography.dtype) + 0.5
         y = torch.arange(height, device=homography.device, dtype=homography.dtype) + 0.5
         low = self.farthest_over_nearest[view]
-        inverse_depth = low + fractions * (1 - low)  # in units of 1/near_i: [D, h, w] or [D, 1, 1]
-        at_infinity = (
-            homography[:, :, 0, None, None] * x
-            + homography[:, :, 1, None, None] * y[:, None]
-            + homography[:, :, 2, None, None]
-        )  # [N, 3, h, w]
+        inverse_depth = low + fractions * (1 - low)  # [D, h, w] or [D, 1, 1]
 
         def coordinate(axis: int) -> Float[Tensor, "N D h w"]:
-            return at_infinity[:, axis, None] + epipole[:, axis, None, None, None] * inverse_depth
+            row = homography[:, axis, :, None, None]
+            at_infinity = row[:, 0] * x + (row[:, 1] * y[:, None] + row[:, 2])  # [N, h, w]
+            return at_infinity[:, None] + epipole[:, axis, None, None, None] * inverse_depth
 
-        ratio = coordinate(2)  # depth in the neighbour / depth in the view
-        in_front = ratio > MIN_DEPTH_RATIO
-        ratio = ratio.clamp_min(MIN_DEPTH_RATIO)
-        u, v = coordinate(0) / (ratio * width), coordinate(1) / (ratio * height)  # in [0, 1] inside the image
-        inside = in_front & (u > 0) & (u < 1) & (v > 0) & (v < 1)
-        positions = torch.stack([u, v], dim=-1).mul_(2).sub_(1).clamp_(-2, 2)
-        above, below = self.nearest_over_range[view], self.farthest_over_range[view]
-        other = above[:, None, None, None] * inverse_depth / ratio - below[:, None, None, None]
-        return positions, inside, other
+        ratio = coordinate(2)
+        inside = ratio > MIN_DEPTH_RATIO
+        ratio = ratio.clamp_min_(MIN_DEPTH_RATIO)
+        positions = ratio.new_empty(*ratio.shape, 2)
+        for axis in (0, 1):
+            across = coordinate(axis)
+            inside &= across.abs() < ratio
+            torch.div(across, ratio, out=positions[..., axis])
+        return Projection(positions, inside, inverse_depth / ratio)
+
+    def neighbor_fractions(self, view: int, inverse_depth: Float[Tensor, "N D h w"]) -> Float[Tensor, "N D h w"]:
+        """`Projection.inverse_depth` as the neighbours' fractions."""
+        scale, shift = (factor[view][:, None, None, None] for factor in (self.neighbor_scale, self.neighbor_shift))
+        return inverse_depth * scale - shift
 
 
+class Projection(NamedTuple):
+    """Pixels of a view at some inverse depths, seen from its neighbours; a constant for autograd."""
+
+    positions: Float[Tensor, "N D h w 2"]
+    """For `sample`."""
+    inside: Bool[Tensor, "N D h w"]
+    """In front of the camera and inside the image."""
+    inverse_depth: Float[Tensor, "N D h w"]
+    """In the neighbour, in units of 1/near of the view."""
+
+
+@torch.no_grad()
 def sweep_geometry(
     views: Views,
     near: Float[Tensor, " V"],
@@ -115,24 +127,34 @@ def sweep_geometry(
 
     `size` is that of the matching images (height, width), which may exceed the views' by padding right and below.
     """
-    Ks = views.cameras.Ks.detach().double().clone()
+    Ks = views.cameras.Ks.double().clone()
     Ks[:, :2] /= stride
-    viewmats = views.cameras.viewmats.detach().double()
+    viewmats = views.cameras.viewmats.double()
     neighbors = nearest_views(viewmats, num_neighbors)
     relative = viewmats[neighbors] @ torch.linalg.inv(viewmats)[:, None]  # [V, N, 4, 4]
-    Ks_other = Ks[neighbors]
-    homographies = Ks_other @ relative[..., :3, :3] @ torch.linalg.inv(Ks)[:, None]
-    epipoles = (Ks_other @ relative[..., :3, 3:])[..., 0] / near[:, None, None]
+    height, width = size
+    to_grid = Ks.new_tensor([[2 / width, 0, -1], [0, 2 / height, -1], [0, 0, 1]])
+    projections = to_grid @ Ks[neighbors]
+    homographies = projections @ relative[..., :3, :3] @ torch.linalg.inv(Ks)[:, None]
+    epipoles = (projections @ relative[..., :3, 3:])[..., 0] / near[:, None, None]
     ranges = 1 / near - 1 / far
     return SweepGeometry(
         neighbors=neighbors,
         homographies=homographies.to(dtype),
         epipoles=epipoles.to(dtype),
-        nearest_over_range=(1 / (near[:, None] * ranges[neighbors])).to(dtype),
-        farthest_over_range=(1 / (far * ranges))[neighbors].to(dtype),
         farthest_over_nearest=(near / far).to(dtype),
+        neighbor_scale=(1 / (near[:, None] * ranges[neighbors])).to(dtype),
+        neighbor_shift=(1 / (far * ranges))[neighbors].to(dtype),
         size=size,
     )
+
+
+def sample(maps: Float[Tensor, "N C h w"], positions: Float[Tensor, "N D H W 2"]) -> Float[Tensor, "N C D H W"]:
+    """Bilinear values of the neighbours' maps at projected positions, the border repeated."""
+    count, depths, height, width, _ = positions.shape
+    flat = positions.view(count, depths * height, width, 2)
+    values = grid_sample(maps, flat, padding_mode="border", align_corners=False)
+    return values.view(count, maps.shape[1], depths, height, width)
 
 
 def nearest_views(viewmats: Float[Tensor, "V 4 4"], count: int) -> Int[Tensor, "V N"]:

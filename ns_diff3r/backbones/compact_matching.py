@@ -15,10 +15,9 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Float
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample, pad
+from torch.nn.functional import pad
 
-from ..dataclass_state import DefaultsForMissingFields
-from .compact_geometry import SweepGeometry
+from .compact_geometry import SweepGeometry, sample
 
 VARIANCE_FLOOR = 1e-4
 """Added to (co)variances of windows of colours in [0, 1]: noise of one percent counts as texture of none."""
@@ -29,23 +28,30 @@ CONFLICT_MARGIN = 2.5
 
 
 @dataclass(frozen=True)
-class MatchingConfig(DefaultsForMissingFields):
-    """How photographs are matched before anything is learned. The defaults are measured (docs)."""
+class MatchingConfig:
+    """How photographs are matched before anything is learned. The defaults are measured (docs/backbones.md)."""
 
     window: int = 2
     """Radius of the windows that are compared, in pixels of the matching resolution."""
     smoothing: int = 2
     """Radius of the box that similarities are averaged over."""
-    best: int = 3
+    best: int = 2
     """Average the similarity over this many of the views that match best (the others may be occluded)."""
-    temperature: float = 0.05
+    temperature: float = 0.03
     """Similarities (0 to 1) divided by this are the logits of the depth candidates."""
-    rounds: int = 1
+    rounds: int = 2
     """How often views inform each other."""
-    support: float = 3.0
+    support: float = 15.0
     """Logit that a candidate gains where the depth of another view agrees."""
-    conflict: float = 3.0
+    conflict: float = 5.0
     """Logit that a candidate loses where it hides what another view sees."""
+
+    def __post_init__(self) -> None:
+        for name in ("window", "smoothing", "rounds", "support", "conflict"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"MatchingConfig.{name} must not be negative, not {getattr(self, name)}")
+        if self.best < 1 or not self.temperature > 0:
+            raise ValueError("MatchingConfig: best must be at least 1 and temperature positive")
 
 
 def candidate_fractions(count: int, like: Tensor) -> Float[Tensor, "D 1 1"]:
@@ -58,17 +64,18 @@ def photometric_logits(
     images: Float[Tensor, "V 3 h w"], geometry: SweepGeometry, num_depths: int, config: MatchingConfig
 ) -> Float[Tensor, "V D h w"]:
     """Logits of the depth candidates of every pixel, from the photographs alone."""
-    volumes = [_similarities(view, images, geometry, num_depths, config) for view in range(geometry.num_views)]
-    photometric = box_filter(torch.stack(volumes), config.smoothing) / config.temperature
+    candidates = candidate_fractions(num_depths, images)
+    views = range(geometry.num_views)
+    volumes = torch.stack([_similarities(view, images, geometry, candidates, config) for view in views])
+    photometric = box_filter(volumes, config.smoothing) / config.temperature
     logits = photometric
     for _ in range(config.rounds):
         fractions, confidence = expected_fraction(logits)
-        gains = [
-            _agreement(view, candidate_fractions(num_depths, images), fractions, confidence, geometry, num_depths)
-            for view in range(geometry.num_views)
-        ]
-        support, conflict = (torch.stack(part) for part in zip(*gains, strict=True))
-        logits = photometric + config.support * support - config.conflict * conflict
+        gains = []
+        for view in views:
+            support, conflict = _agreement(view, candidates, fractions, confidence, geometry, num_depths)
+            gains.append(config.support * support - config.conflict * conflict)
+        logits = photometric + torch.stack(gains)
     return logits
 
 
@@ -81,13 +88,12 @@ def expected_fraction(logits: Float[Tensor, "V D h w"]) -> tuple[Float[Tensor, "
     return fractions, (probabilities * near_it).sum(1)
 
 
+@torch.no_grad()
 def consistency(
     fractions: Float[Tensor, "V h w"], confidence: Float[Tensor, "V h w"], geometry: SweepGeometry, num_depths: int
 ) -> tuple[Float[Tensor, "V h w"], Float[Tensor, "V h w"]]:
-    """For every pixel at its depth: how many other views agree, and in how many it hides what they see.
-
-    Both are weighted by confidence and divided by N.
-    """
+    """For every pixel at its depth: the share of other views that agree, and of those whose sight of something it
+    blocks, both weighted by the confidence of those views."""
     results = [
         _agreement(view, fractions[view][None], fractions, confidence, geometry, num_depths)
         for view in range(geometry.num_views)
@@ -97,39 +103,53 @@ def consistency(
     return support / count, conflict / count
 
 
-def box_filter(images: Float[Tensor, "B C h w"], radius: int) -> Float[Tensor, "B C h w"]:
+def box_filter(maps: Float[Tensor, "*batch h w"], radius: int) -> Float[Tensor, "*batch h w"]:
     """Mean over a square of 2·radius + 1 pixels, the border repeated."""
     if radius == 0:
-        return images
-    size = 2 * radius + 1
-    rows = avg_pool2d(pad(images, (0, 0, radius, radius), mode="replicate"), (size, 1), stride=1)
-    return avg_pool2d(pad(rows, (radius, radius, 0, 0), mode="replicate"), (1, size), stride=1)
+        return maps
+    height, width = maps.shape[-2:]
+    padded = pad(maps.reshape(-1, 1, height, width), (radius,) * 4, mode="replicate")
+    # Sums of shifted views: on a CPU several times faster than pooling with stride 1.
+    rows = padded[..., :height, :] + padded[..., 1 : 1 + height, :]
+    for shift in range(2, 2 * radius + 1):
+        rows += padded[..., shift : shift + height, :]
+    total = rows[..., :width] + rows[..., 1 : 1 + width]
+    for shift in range(2, 2 * radius + 1):
+        total += rows[..., shift : shift + width]
+    return total.div_((2 * radius + 1) ** 2).view(maps.shape)
 
 
 def _similarities(
-    view: int, images: Float[Tensor, "V 3 h w"], geometry: SweepGeometry, num_depths: int, config: MatchingConfig
+    view: int,
+    images: Float[Tensor, "V 3 h w"],
+    geometry: SweepGeometry,
+    candidates: Float[Tensor, "D 1 1"],
+    config: MatchingConfig,
 ) -> Float[Tensor, "D h w"]:
     """Similarity in [0, 1] of every pixel's window with those of the other views, averaged over the best of them."""
-    height, width = geometry.size
-    positions, inside, _ = geometry.project(view, candidate_fractions(num_depths, images))
+    positions, inside, _ = geometry.project(view, candidates)
     others = images[geometry.neighbors[view]]
-    count = len(others)
-    warped = grid_sample(
-        others, positions.view(count, num_depths * height, width, 2), padding_mode="border", align_corners=False
-    ).view(count, 3, num_depths, height, width)
-
-    def mean(values: Tensor) -> Tensor:
-        return box_filter(values.reshape(-1, 1, height, width), config.window).view(values.shape)
-
+    warped = sample(others, positions)  # [N, 3, D, h, w]
     reference = images[view][:, None]  # [3, 1, h, w]
-    mean_warped, mean_reference = mean(warped), mean(reference)
-    variance_warped = (mean(warped.square()) - mean_warped.square()).mean(1).clamp_min_(0)
-    variance_reference = (mean(reference.square()) - mean_reference.square()).mean(0).clamp_min_(0)
-    covariance = (mean(warped * reference) - mean_warped * mean_reference).mean(1)
-    deviation = (variance_warped * variance_reference).sqrt_()
-    correlation = (covariance + VARIANCE_FLOOR) / (deviation + VARIANCE_FLOOR)
-    similarity = torch.where(inside, correlation.clamp_(0, 1), OUTSIDE)
-    return similarity.topk(min(config.best, count), dim=0).values.mean(0)
+
+    # Covariances of windows, summed over colours before the filter where it allows.
+    mean_warped, mean_reference = box_filter(warped, config.window), box_filter(reference, config.window)
+    variance_warped = box_filter(warped.square().sum(1), config.window) - mean_warped.square().sum(1)
+    variance_reference = box_filter(reference.square().sum(0), config.window) - mean_reference.square().sum(0)
+    covariance = box_filter((warped * reference).sum(1), config.window) - (mean_warped * mean_reference).sum(1)
+    deviation = (variance_warped.clamp_min_(0) * variance_reference.clamp_min_(0)).sqrt_()
+    correlation = (covariance + 3 * VARIANCE_FLOOR) / (deviation + 3 * VARIANCE_FLOOR)
+    similarity = (correlation.clamp_(0, 1) - OUTSIDE) * inside + OUTSIDE  # torch.where is slow on a CPU
+    return _mean_of_best(similarity, config.best)
+
+
+def _mean_of_best(values: Float[Tensor, "N *rest"], best: int) -> Float[Tensor, "*rest"]:
+    """Mean of the `best` largest of N values (all, if there are not more)."""
+    if best >= len(values):
+        return values.mean(0)
+    if best == len(values) - 1:  # the usual case, and topk is slow
+        return (values.sum(0) - values.amin(0)) / best
+    return values.topk(best, dim=0).values.mean(0)
 
 
 def _agreement(
@@ -142,17 +162,11 @@ def _agreement(
 ) -> tuple[Float[Tensor, "D h w"], Float[Tensor, "D h w"]]:
     """For points of a view: the confidence of the other views that see them at their depth, and of those in front of
     whose surface they stand; sums over the other views."""
-    positions, inside, other = geometry.project(view, candidates)
-    count, num_candidates, height, width = other.shape
-    neighbors = geometry.neighbors[view]
-    seen = grid_sample(
-        torch.stack([fractions, confidence], dim=1)[neighbors],
-        positions.view(count, num_candidates * height, width, 2),
-        padding_mode="border",
-        align_corners=False,
-    ).view(count, 2, num_candidates, height, width)
-    weight = seen[:, 1] * inside
-    in_front = (other - seen[:, 0]) * (num_depths - 1)  # in candidate spacings
+    positions, inside, inverse_depth = geometry.project(view, candidates)
+    surfaces = torch.stack([fractions, confidence], dim=1)[geometry.neighbors[view]]
+    seen, weight = sample(surfaces, positions).unbind(1)
+    weight = weight * inside
+    in_front = (geometry.neighbor_fractions(view, inverse_depth) - seen) * (num_depths - 1)  # in candidate spacings
     support = (weight * (-0.5 * in_front.square()).exp()).sum(0)
     conflict = (weight * (2 * (in_front - CONFLICT_MARGIN)).sigmoid()).sum(0)
     return support, conflict

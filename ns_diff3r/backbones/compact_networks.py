@@ -8,10 +8,8 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
-STRIDE = 16
-"""Images are padded to a multiple of this: the U-Net's coarsest level."""
+from .compact_resolution import enlarged
 
 
 class ResidualBlock(nn.Module):
@@ -89,8 +87,8 @@ class VolumeUNet(nn.Module):
         level0 = self.first(self.inward(x))
         level1 = self.down(level0)
         level2 = self.bottom(level1)
-        level1 = self.second(self.up(torch.cat([doubled(level2), level1], dim=1)))
-        return self.third(self.outward(torch.cat([doubled(level1), level0], dim=1)))
+        level1 = self.second(self.up(torch.cat([enlarged(level2, 2), level1], dim=1)))
+        return self.third(self.outward(torch.cat([enlarged(level1, 2), level0], dim=1)))
 
 
 class Decoder(nn.Module):
@@ -112,14 +110,9 @@ class Decoder(nn.Module):
     ) -> Float[Tensor, "V out_channels 4*h 4*w"]:
         """Features at full resolution; `cues` are what is known about each pixel (depth, confidence)."""
         cues_half = nn.functional.avg_pool2d(cues, 2)
-        x = self.half_block(self.to_half(torch.cat([doubled(quarter), half, cues_half], dim=1)))
-        x = self.full_block(self.to_full(torch.cat([doubled(x), 2 * image - 1, cues], dim=1)))
+        x = self.half_block(self.to_half(torch.cat([enlarged(quarter, 2), half, cues_half], dim=1)))
+        x = self.full_block(self.to_full(torch.cat([enlarged(x, 2), 2 * image - 1, cues], dim=1)))
         return nn.functional.silu(x)
-
-
-def doubled(x: Float[Tensor, "B C h w"]) -> Float[Tensor, "B C 2*h 2*w"]:
-    """Bilinear enlargement by two; pixel centres at halves."""
-    return interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)
 
 
 def zero_initialized(layer: nn.Conv2d) -> nn.Conv2d:

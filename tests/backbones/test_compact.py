@@ -42,7 +42,8 @@ def test_it_finds_the_depth_of_a_textured_wall_before_training():
     error = (1 / found - 1 / depth).abs() / (1 / 2 - 1 / 12)
     assert error.median() < 0.03
     assert (error < 0.1).double().mean() > 0.85
-    torch.testing.assert_close(0.5 + 0.28209479 * pixels.sh0[:, 0], views.images.reshape(-1, 3))
+    colors = make_network(sharpening=0.0)(views).gaussians[: 3 * 32 * 40].sh0[:, 0]
+    torch.testing.assert_close(0.5 + 0.28209479 * colors, views.images.reshape(-1, 3))
 
 
 @torch.no_grad()
@@ -54,8 +55,9 @@ def test_world_changes_change_the_output_alike(perturb):
     network = make_network(perturb, sh_degree=2)
     before = network(views)
     after = network(similarity.apply_views(views))
-    assert_same_scene(after.gaussians, similarity.apply_gaussians(before.gaussians))
-    torch.testing.assert_close(after.features, before.features, rtol=1e-4, atol=2e-4)
+    # Random weights amplify rounding.
+    assert_same_scene(after.gaussians, similarity.apply_gaussians(before.gaussians), 1e-3 if perturb else 1e-4)
+    torch.testing.assert_close(after.features, before.features, rtol=1e-3, atol=1e-3)
     if perturb:
         assert before.gaussians.shN.abs().max() > 0.01
 
