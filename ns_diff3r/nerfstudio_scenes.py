@@ -54,9 +54,7 @@ def scene_from_dataparser(dataparser: DataParser) -> tuple[Scene, Placement]:
         CONSOLE.print(f"[yellow]{path}: masks are ignored; ns-diff3r trains on whole images")
     ordered = [photographs[image] for image in sorted(photographs)]
     red, green, blue = WHITE if background is None else torch.as_tensor(background).tolist()
-    scene = scene_from_photographs(
-        path, ordered, points, background=(red, green, blue), min_frames=MIN_TRAINING_VIEWS
-    )
+    scene = scene_from_photographs(path, ordered, points, background=(red, green, blue), min_frames=MIN_TRAINING_VIEWS)
     scale = float(outputs.dataparser_scale)
     return scene, Placement(Similarity.identity(torch.float64), outputs.dataparser_transform.float(), scale)
 

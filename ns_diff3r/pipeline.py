@@ -57,7 +57,7 @@ class Diff3RPipeline(VanillaPipeline):
         scene_step: training step after which the active scene was last predicted; -1: never.
         context_frames: frames of the active scene that it is predicted from and fitted to.
         tto_steps: of test-time optimisation of the active scene; None: as the settings say for evaluation.
-        panel: controls in the viewer.
+        diff3r: controls in the viewer, under this name there.
     """
 
     config: Diff3RPipelineConfig
@@ -95,7 +95,7 @@ class Diff3RPipeline(VanillaPipeline):
         self.tto_steps: int | None = None
         self.context_frames = self._default_context()
         self._last_output: StepOutput | None = None
-        self.panel = ViewerPanel(self)
+        self.diff3r = ViewerPanel(self)
         if world_size > 1:
             devices = [local_rank] if target.type == "cuda" else None
             wrapped = DistributedDataParallel(self._model, device_ids=devices, find_unused_parameters=True)
@@ -138,7 +138,7 @@ class Diff3RPipeline(VanillaPipeline):
     ) -> list[TrainingCallback]:
         """Scalars known only after backward, histograms of λ, and a fresh scene for the viewer now and then."""
         logger = StepLogger(training_callback_attributes.trainer, lambda: self._last_output)
-        return [*logger.callbacks(), *self.panel.callbacks(training_callback_attributes.trainer)]
+        return [*logger.callbacks(), *self.diff3r.callbacks(training_callback_attributes.trainer)]
 
     # --- evaluation ---
 

@@ -9,16 +9,11 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import nn
 
 from .data import SceneError
-from .training.checkpoint import checkpoint_name, last_complete_checkpoint
-
-if TYPE_CHECKING:
-    from nerfstudio.engine.trainer import TrainerConfig
 
 TRACEBACK = "NS_DIFF3R_TRACEBACK"
 COPIES_IN_CHECKPOINT = 3
@@ -67,26 +62,3 @@ def check_space(folder: Path, module: nn.Module) -> None:
     if free < needed:
         sizes = f"checkpoints of this run need up to {needed / 2**20:.0f} MiB, and {free / 2**20:.0f} MiB are free"
         raise OSError(f"{folder}: {sizes}")
-
-
-def checkpoint_to_load(config: TrainerConfig) -> Path | None:
-    """What a run starts from: --load-checkpoint, or in --load-dir that of --load-step or the last complete one.
-
-    Raises:
-        FileNotFoundError: there is none where one was asked for.
-    """
-    if config.load_dir is None:
-        if config.load_checkpoint is not None and not config.load_checkpoint.is_file():
-            raise FileNotFoundError(f"{config.load_checkpoint}: no such checkpoint (--load-checkpoint)")
-        return config.load_checkpoint
-    if not config.load_dir.is_dir():
-        raise FileNotFoundError(f"{config.load_dir}: no such folder (--load-dir)")
-    if config.load_step is not None:
-        path = config.load_dir / checkpoint_name(config.load_step)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such checkpoint (--load-step {config.load_step})")
-        return path
-    path = last_complete_checkpoint(config.load_dir)
-    if path is None:
-        raise FileNotFoundError(f"{config.load_dir}: no complete checkpoint (step-*.ckpt) in this folder (--load-dir)")
-    return path

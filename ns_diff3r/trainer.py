@@ -16,6 +16,7 @@ import tyro
 from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
+from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
 from nerfstudio.utils.rich_utils import CONSOLE
 
@@ -23,12 +24,13 @@ from .compat import allow_numpy_scalars_in_checkpoints, resolve_device_type
 from .configs.optimizers import group_optimizers
 from .dataclass_state import DefaultsForMissingFields
 from .pipeline import Diff3RPipeline, Diff3RPipelineConfig
-from .run_checks import check_data, check_space, check_writable, checkpoint_to_load, one_clear_error
+from .resuming import RunPlan, plan_run
+from .run_checks import check_data, check_space, check_writable, one_clear_error
 from .training.checkpoint import load_checkpoint, save_checkpoint
 from .training.config import TrainingConfig
-from .training.run import RunSettings, write_text
+from .training.run import RunSettings, load_weights, write_text
 from .training.settings import to_plain
-from .training.weights import SETTINGS_FILE
+from .training.weights import SETTINGS_FILE, open_weights
 
 allow_numpy_scalars_in_checkpoints()
 
@@ -60,6 +62,9 @@ class Diff3RTrainerConfig(DefaultsForMissingFields, TrainerConfig):
         "viewer", "wandb", "tensorboard", "comet", "viewer+wandb", "viewer+tensorboard", "viewer+comet", "viewer_legacy"
     ] = "viewer+tensorboard"
     """What shows the run. With "viewer" alone nerfstudio evaluates nothing during training."""
+    weights: Path | None = None
+    """Trained weights to begin with: a run folder, or a checkpoint in one. Steps and optimisers begin anew, unlike with
+    --load-dir, which continues a run."""
     eval_scenes: tuple[str, ...] = ()
     """Alias for --pipeline.datamanager.collection.eval-scenes: scenes held out as a whole."""
 
@@ -95,8 +100,13 @@ class Diff3RTrainerConfig(DefaultsForMissingFields, TrainerConfig):
 
 
 class Diff3RTrainer(Trainer):
-    """nerfstudio's training loop, with checkpoints that are whole or not there."""
+    """nerfstudio's training loop, with checkpoints that are whole or not there.
 
+    Attributes:
+        plan: what it continues and how far it goes; set by `setup`.
+    """
+
+    plan: RunPlan
     config: Diff3RTrainerConfig
     pipeline: Diff3RPipeline
 
@@ -110,10 +120,26 @@ class Diff3RTrainer(Trainer):
         """Everything before the first step; what is wrong with the input ends here in one message."""
         with one_clear_error():
             check_writable(self.base_dir)
-            checkpoint_to_load(self.config)
+            self._follow(plan_run(self.config))
             super().setup(test_mode)
+            if self.plan.checkpoint is None and self.config.weights is not None:
+                self._begin_with(self.config.weights)
             self._write_settings()
+            writer.GLOBAL_BUFFER["max_iter"] = self.plan.first_step + self.plan.num_iterations
         CONSOLE.print(self.pipeline.describe(), highlight=False, markup=False)
+
+    def _follow(self, plan: RunPlan) -> None:
+        """Bring the settings into line with a plan, before anything is built from them."""
+        self.plan = plan
+        self.config.max_num_iterations = plan.num_iterations  # in the trainer's own copy
+        model = self.config.pipeline.model
+        model.training = replace(model.training, num_steps=plan.num_steps)
+
+    def _begin_with(self, weights: Path) -> None:
+        """Take trained weights; steps, optimisers and schedules begin anew."""
+        trained = open_weights(weights)
+        load_weights(self.pipeline.model.core, trained.module.state_dict(), str(trained.checkpoint))
+        CONSOLE.print(f"Weights of {trained.checkpoint} (sha256 {trained.sha256})", highlight=False)
 
     @check_main_thread
     def _write_settings(self) -> None:
@@ -177,7 +203,7 @@ class Diff3RTrainer(Trainer):
         Raises:
             FileNotFoundError, ValueError: it is not there, not whole, or of another method.
         """
-        path = checkpoint_to_load(self.config)
+        path = self.plan.checkpoint
         if path is None:
             return
         state = load_checkpoint(path)
@@ -189,7 +215,7 @@ class Diff3RTrainer(Trainer):
             self._load_optimizers(state)
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
-        self._start_step = state["step"] + 1
+        self._start_step = self.plan.first_step
         CONSOLE.print(f"Continuing after step {state['step']} of {path}", highlight=False)
 
     def _load_optimizers(self, state: dict[str, Any]) -> None:

@@ -153,12 +153,12 @@ def test_nerfstudio_finds_the_controls_in_their_order(pipeline):
     assert [element.name for _, element in found] == [
         *("Scene", "Context views", "Steps", "Re-fit", "Progress", "Show", "Uncertainty of", "Note")
     ]
-    assert {path.rsplit("/", 1)[0] for path, _ in found} == {"Custom Elements/panel"}
+    assert {path.rsplit("/", 1)[0] for path, _ in found} == {"Custom Elements/diff3r"}
     assert len(parse_object(pipeline, ViewerControl, "Custom Elements")) == 1
 
 
 def test_refit_does_what_the_controls_say(pipeline):
-    panel = pipeline.panel
+    panel = pipeline.diff3r
     panel.element_2_context.value = "6, 2,4"
     panel.element_3_steps.value = 3
     panel.element_4_refit.cb_hook(panel.element_4_refit)
@@ -174,7 +174,7 @@ def test_refit_does_what_the_controls_say(pipeline):
 
 
 def test_switches_of_the_panel(pipeline):
-    panel, model = pipeline.panel, pipeline.model
+    panel, model = pipeline.diff3r, pipeline.model
     for value, expected in ((BEFORE, False), (AFTER, True)):
         panel.element_6_show.value = value
         panel.element_6_show.cb_hook(panel.element_6_show)
@@ -188,7 +188,7 @@ def test_another_scene_is_fitted_when_it_is_chosen(tmp_path):
     for name in ("a", "b"):
         scene_of(4, tmp_path / name)
     pipeline = make_pipeline(small_config(tmp_path, tmp_path))
-    panel = pipeline.panel
+    panel = pipeline.diff3r
     assert panel.element_1_scene.options == ["a", "b"]
     assert panel.element_1_scene.visible
     panel.element_1_scene.value = "b"

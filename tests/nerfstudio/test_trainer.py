@@ -18,6 +18,7 @@ from nerfstudio.utils import writer  # noqa: E402
 from ns_diff3r import compat, extension  # noqa: E402
 from ns_diff3r.compat import resolve_device_type, usable_device  # noqa: E402
 from ns_diff3r.data import CollectionConfig  # noqa: E402
+from ns_diff3r.resuming import plan_run  # noqa: E402
 from ns_diff3r.run_checks import check_space, check_writable  # noqa: E402
 from ns_diff3r.training.checkpoint import load_checkpoint  # noqa: E402
 from ns_diff3r.training.loop import TrainingLoop  # noqa: E402
@@ -327,3 +328,58 @@ def test_learning_rates_follow_the_stages_in_plain_floats(tmp_path):
     assert rates[1]["uncertainty_head"] == 0 < rates[4]["uncertainty_head"]
     for scheduler in trainer.optimizers.schedulers.values():
         assert all(type(rate) is float for rate in scheduler.state_dict()["_last_lr"])
+
+
+@pytest.mark.parametrize(
+    ("stored", "last", "wanted", "expected"),
+    [
+        (10, 5, 10, (6, 4, 10)),  # interrupted, the same command: to where it would have ended
+        (10, 5, 4, (6, 4, 10)),  # interrupted, the rest by its number of steps
+        (10, 5, 2, (6, 2, 10)),  # a part of the rest
+        (10, 9, 10, (10, 10, 20)),  # finished: so many more
+        (10, 9, 5, (10, 5, 15)),
+        (None, 9, 5, (10, 5, 15)),  # a run without settings.json
+    ],
+)
+def test_how_far_a_continued_run_goes(stored, last, wanted, expected, tmp_path):
+    folder = tmp_path / "run" / "nerfstudio_models"
+    folder.mkdir(parents=True)
+    torch.save({"step": last}, folder / f"step-{last:09d}.ckpt")
+    if stored is not None:
+        (tmp_path / "run" / "settings.json").write_text(json.dumps({"training": {"num_steps": stored}}))
+    config = small_config(ROOM, tmp_path)
+    config.load_dir, config.max_num_iterations = folder, wanted
+    plan = plan_run(config)
+    assert (plan.first_step, plan.num_iterations, plan.num_steps) == expected
+    torch.save({"step": last}, tmp_path / "renamed.ckpt")
+    config.load_dir, config.load_checkpoint = None, tmp_path / "renamed.ckpt"
+    assert plan_run(config).first_step == last + 1
+    config.load_checkpoint = None
+    plan = plan_run(config)
+    assert (plan.checkpoint, plan.first_step, plan.num_iterations, plan.num_steps) == (None, 0, wanted, wanted)
+
+
+def test_a_finished_run_goes_on(uninterrupted, tmp_path):
+    _, folder = uninterrupted
+    config = small_config(ROOM, tmp_path, **BOTH_STAGES)
+    config.load_dir, config.max_num_iterations = folder, 2
+    losses, continued = train(config)
+    assert [record["step"] for record in losses] == [6, 7]
+    assert open_weights(continued.parent).settings.training.num_steps == 8
+
+
+def test_weights_of_another_run_to_begin_with(uninterrupted, tmp_path, capsys):
+    _, folder = uninterrupted
+    config = small_config(ROOM, tmp_path)
+    config.weights = folder.parent
+    trainer = config.setup()
+    trainer.setup()
+    assert trainer._start_step == 0
+    expected = load_checkpoint(folder / "step-000000005.ckpt")["pipeline"]
+    assert all(torch.equal(value, expected[name]) for name, value in trainer.pipeline.state_dict().items())
+    assert "sha256" in capsys.readouterr().out
+    config.weights = tmp_path / "absent"
+    assert "no such file or folder" in failing(config, capsys)
+    config = small_config(ROOM, tmp_path)
+    config.weights, config.pipeline.model.backbone.width = folder.parent, 8
+    assert "do not fit" in failing(config, capsys)
