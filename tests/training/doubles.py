@@ -23,6 +23,7 @@ FEATURES = 6
 class ToyConfig(BackboneConfig):
     _target: type[Backbone] = field(default_factory=lambda: ToyBackbone)
     sh_degree: int = 0
+    dropout: float = 0.0
 
 
 class ToyBackbone(Backbone):
@@ -32,6 +33,7 @@ class ToyBackbone(Backbone):
         super().__init__()
         self.feature_dim, self.sh_degree = FEATURES, config.sh_degree
         self.trunk = nn.Conv2d(3, FEATURES, 3, padding=1)
+        self.dropout = nn.Dropout(config.dropout)
         self.head = nn.Conv2d(FEATURES, 12, 1)
 
     def gaussian_head_parameters(self) -> Iterator[nn.Parameter]:
@@ -40,7 +42,7 @@ class ToyBackbone(Backbone):
     def forward(self, context: Views) -> Prediction:
         images = context.images.movedim(-1, 1)
         features = torch.tanh(self.trunk(images))
-        raw = self.head(features).movedim(1, -1)  # [V, H, W, 12]
+        raw = self.head(self.dropout(features)).movedim(1, -1)  # [V, H, W, 12]
         cameras = context.cameras
         depth = 3.5 + 0.5 * torch.tanh(raw[..., :1])
         means = unproject(cameras, depth)

@@ -45,6 +45,17 @@ def test_the_previous_checkpoint_goes_after_the_next_is_there(tmp_path):
     assert names(tmp_path) == ["checkpoints"]
 
 
+def test_the_folder_holds_only_whole_checkpoints_while_one_is_written(tmp_path, monkeypatch):
+    """nerfstudio takes every file in it for a checkpoint, and reads its number from the name."""
+    folder = tmp_path / "checkpoints"
+    save_checkpoint(folder, 3, STATE)
+    seen = []
+    synchronize = os.fsync
+    monkeypatch.setattr(checkpoint.os, "fsync", lambda stream: (seen.append(names(folder)), synchronize(stream)))
+    save_checkpoint(folder, 4, STATE)
+    assert seen == [["step-000000003.ckpt"], ["step-000000003.ckpt", "step-000000004.ckpt"]]
+
+
 @pytest.mark.parametrize("moment", ["writing", "synchronising", "renaming"])
 def test_a_failed_save_leaves_the_previous_checkpoint_and_no_rubbish(moment, tmp_path, monkeypatch):
     folder = tmp_path / "checkpoints"

@@ -26,7 +26,7 @@ TIMES = "seconds"
 def run_settings(num_steps: int = 8, accumulation: int = 1) -> RunSettings:
     return RunSettings(
         data=ROOM,
-        backbone=ToyConfig(),
+        backbone=ToyConfig(dropout=0.2),
         uncertainty=UncertaintyHeadConfig(hidden_dim=4, num_layers=1),
         collection=CollectionConfig(max_size=16),
         sampler=SamplerConfig(num_targets=2),

@@ -133,6 +133,19 @@ def test_what_a_step_reports():
     assert any(text.startswith("generated-1: the implicit solve stopped") for text in output.warnings)
 
 
+def test_of_several_solves_the_worst_is_reported():
+    module = module_of(make_config())
+    output = module(batches([0, 1]), 0)
+    output.loss.backward()
+    first, second = (scene.solution.backward for scene in output.scenes)  # pyright: ignore[reportOptionalMemberAccess]
+    first.iterations, first.residual, first.status = 7, 0.5, "converged"
+    second.iterations, second.residual, second.status = 3, 0.9, "max_iterations"
+    found = output.backward_scalars()
+    assert (found["pcg_iterations"], found["pcg_residual"], found["pcg_converged"]) == (7.0, 0.9, 0.5)
+    first.residual = math.nan
+    assert math.isnan(output.backward_scalars()["pcg_residual"])
+
+
 def test_statistics_of_the_prior():
     module = module_of(make_config())
     output = module(batches([0, 1]), 0)
