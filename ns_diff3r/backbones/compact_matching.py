@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import pad
 
+from ..dataclass_state import DefaultsForMissingFields
 from .compact_geometry import SweepGeometry, sample
 
 VARIANCE_FLOOR = 1e-4
@@ -28,7 +29,7 @@ CONFLICT_MARGIN = 2.5
 
 
 @dataclass(frozen=True)
-class MatchingConfig:
+class MatchingConfig(DefaultsForMissingFields):
     """How photographs are matched before anything is learned. The defaults are measured (docs/backbones.md)."""
 
     window: int = 2
