@@ -52,6 +52,18 @@ class ViserClient:
         message = self.wait(lambda m: m["type"] == "BackgroundImageMessage" and m["rgb_bytes"] is not None)
         return np.asarray(Image.open(io.BytesIO(message["rgb_bytes"])).convert("RGB"))
 
+    def next_different_picture(self, other: np.ndarray, tolerance: float = 1.0) -> np.ndarray:
+        """The next picture of the same size that differs from another one by more than its compression does."""
+        while True:
+            picture = self.picture()
+            if picture.shape == other.shape and np.abs(picture.astype(float) - other).mean() > tolerance:
+                return picture
+
+    def text(self, wanted: str) -> str:
+        """The next text that a control is given and that contains `wanted`."""
+        message = self.wait(lambda m: wanted in str(m.get("updates", {}).get("markdown")))
+        return message["updates"]["markdown"]
+
     def wait(self, wanted: Any, timeout: float = 60.0, *, whole: bool = False) -> dict[str, Any]:
         """The next message that `wanted` accepts; `whole`: or the first of all so far."""
         if whole:
