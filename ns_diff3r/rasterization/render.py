@@ -129,8 +129,10 @@ class _NativeRendering(torch.autograd.Function):
         ctx.linearization = linearization
         ctx.background_shape = None if background is None else background.shape
         ctx.save_for_backward(*leaves)  # so that autograd notices a leaf that was changed in place
+        # Other tensors than those that ctx holds: an output that knows its node, in a node that knows its output, is a
+        # cycle through C++ that nothing ever frees. And the caller may change them in place.
         rendering = linearization.rendering
-        return rendering.rgb, rendering.alpha, rendering.depth
+        return rendering.rgb.detach(), rendering.alpha.clone(), rendering.depth.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable

@@ -86,7 +86,10 @@ class TrainingModule(nn.Module):
             **(prior_quantiles(sound) if bilevel else {}),
             **seconds,
         }
-        return StepOutput(self._total(scenes), stage, step, scalars, reports)
+        total = self._total(scenes)
+        for scene in scenes:
+            scene.forget_tensors()
+        return StepOutput(total, stage, step, scalars, reports)
 
     def _optimise(self, scenes: list[_SceneStep]) -> None:
         """θ* of all scenes in one call, so that they share D."""
@@ -214,6 +217,11 @@ class _SceneStep:
         error = (images.detach().clamp(0, 1) - targets.images).square().flatten(1).mean(1)
         self.report.scalars[f"psnr_{when}"] = float(-10.0 * error.double().clamp_min(1e-12).log10().mean())
         return terms
+
+    def forget_tensors(self) -> None:
+        """Drop what has a graph: the gates in that graph hold this object, and such a cycle is never freed."""
+        self.start = self.prior = self.result = None
+        self.terms = {}
 
     def solve_begins(self, gradients: Gradients) -> bool:
         """Backward has reached θ*."""

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reverse mode through `render` on the native backend: against the oracle's autograd and against differences."""
 
+import weakref
+
 import pytest
 import torch
 
@@ -169,3 +171,27 @@ def test_second_derivatives_are_refused_not_wrong():
     (gradient,) = torch.autograd.grad(render(leaves, cameras).rgb.square().sum(), leaves.means, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
         gradient.sum().backward()
+
+
+@pytest.mark.parametrize("with_backward", [False, True])
+def test_a_rendering_is_freed_with_its_last_name(with_backward):
+    """Nothing that its node holds refers back to it: such a cycle passes through C++ and would never be collected."""
+    gaussians, cameras = make_scene("generic", 1, 8, 1, SIZE)
+    rendering = render(gaussians.map(torch.clone).requires_grad_(), cameras)
+    if with_backward:
+        rendering.rgb.sum().backward()
+    images = [weakref.ref(getattr(rendering, name)) for name in IMAGES]
+    del rendering
+    assert all(image() is None for image in images)
+
+
+def test_images_can_be_changed_in_place():
+    gaussians, cameras = make_scene("generic", 1, 8, 1, SIZE)
+    gradients = []
+    for change in (lambda x: x, lambda x: x.mul_(1.0).add_(5.0)):
+        leaves = gaussians.map(torch.clone).requires_grad_()
+        rendering = render(leaves, cameras)
+        sum(change(getattr(rendering, name)).sum() for name in IMAGES).backward()
+        gradients.append([leaf.grad for leaf in leaves.leaves()])
+    for first, second in zip(*gradients, strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=0)

@@ -2,6 +2,7 @@
 """One training step: what it minimises, what it trains, what it reports."""
 
 import copy
+import gc
 import math
 
 import pytest
@@ -186,3 +187,21 @@ def test_the_renderer_of_the_layer_draws_the_targets():
 def test_a_step_without_a_scene_is_refused():
     with pytest.raises(ValueError, match="at least one scene"):
         module_of(make_config())([], 0)
+
+
+@pytest.mark.parametrize("step", [0, 1])
+def test_steps_leave_no_tensors_behind(step):
+    """The graph of a step dies with its output, without a cycle that only the collector (or nothing) would free."""
+    module = module_of(make_config(pretrain_steps=1))
+
+    def tensors_after_a_step() -> int:
+        step_gradients(module, [0], step)
+        return sum(isinstance(thing, Tensor) for thing in gc.get_objects())
+
+    gc.collect()
+    gc.disable()
+    try:
+        counts = [tensors_after_a_step() for _ in range(4)]
+    finally:
+        gc.enable()
+    assert counts[1] == counts[2] == counts[3]
