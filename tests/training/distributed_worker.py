@@ -6,6 +6,7 @@ distributed_worker.py RANK RENDEZVOUS_FILE RESULT_FILE CASE
 
 import math
 import sys
+import types
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -16,6 +17,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from ns_diff3r.training.optimizers import GroupOptimizers
 from ns_diff3r.training.step import TrainingModule
+
+if __name__ == "__main__":
+    # A dependency of nerfstudio installs a package named `tests`, which a plain import would find instead of ours.
+    sys.modules["tests"] = types.ModuleType("tests")
+    sys.modules["tests"].__path__ = [str(Path(__file__).resolve().parents[1])]
+
 from tests.training.doubles import gradients, make_batch, make_config, make_network
 
 WORLD = 2
