@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +26,8 @@ SMALL = (
     *("--pipeline.model.lpips-metric", "off", "--vis", "tensorboard", "--viewer.quit-on-train-completion", "True"),
 )
 """Options that make a run small; without a viewer, evaluation goes on during training."""
+LOOKING_IN = ((0.0, -9.0, 3.0), (0.7071068, -0.7071068, 0.0, 0.0))
+"""A camera of the viewer's before the room, looking along y."""
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -113,3 +117,69 @@ def scene_of(count: int, folder: Path) -> Path:
     shutil.copy(ROOM / content["ply_file_path"], folder / content["ply_file_path"])
     (folder / "transforms.json").write_text(json.dumps(content))
     return folder
+
+
+# --- programs that nerfstudio asks for, and programs that keep running ---
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment in which nerfstudio's commands find an ffmpeg, which they ask for even to write images, and an
+    open3d, which ns-export imports whatever it exports, where the real one does not load."""
+    folder = tmp_path_factory.mktemp("programs")
+    (folder / "ffmpeg").write_text("#!/bin/sh\nexit 0\n")
+    (folder / "ffmpeg").chmod(0o755)
+    environment = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+    if subprocess.run([sys.executable, "-c", "import open3d"], capture_output=True, check=False).returncode:
+        (folder / "open3d").mkdir()
+        (folder / "open3d" / "__init__.py").write_text(ANYTHING)
+        path = os.environ.get("PYTHONPATH")
+        environment["PYTHONPATH"] = str(folder) + (os.pathsep + path if path else "")
+    return environment
+
+
+ANYTHING = """
+import sys, types
+
+class Anything(types.ModuleType):
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return Anything(name)
+
+sys.modules[__name__].__class__ = Anything
+"""
+"""A module that has every name."""
+
+
+@pytest.fixture
+def with_programs(programs: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same for what runs in this process."""
+    monkeypatch.setenv("PATH", programs["PATH"])
+    if "PYTHONPATH" in programs:
+        monkeypatch.syspath_prepend(programs["PYTHONPATH"].split(os.pathsep)[0])
+
+
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return probe.getsockname()[1]
+
+
+@contextmanager
+def running(name: str, *arguments: object, folder: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A command that is ended after the block, its output in a file of the folder."""
+    with (folder / f"{name}.log").open("w") as log:
+        process = subprocess.Popen(
+            [executable(name), *map(str, arguments)],
+            cwd=folder,
+            env=small_environment(),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()

@@ -2,15 +2,9 @@
 """nerfstudio's real commands on the bundled scene, end to end. All of them share one short run of ns-train."""
 
 import json
-import os
 import signal
-import socket
-import subprocess
-import sys
 import time
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -24,11 +18,8 @@ pytestmark = [pytest.mark.nerfstudio, pytest.mark.slow]
 from ns_diff3r import Gaussians, render  # noqa: E402
 from ns_diff3r.data import load_scene  # noqa: E402
 from ns_diff3r.training.checkpoint import checkpoints, load_checkpoint  # noqa: E402
-from tests.nerfstudio.conftest import ROOM, SMALL, executable, small_environment  # noqa: E402
+from tests.nerfstudio.conftest import LOOKING_IN, ROOM, SMALL, free_port, running  # noqa: E402
 from tests.nerfstudio.viser_client import ViserClient  # noqa: E402
-
-LOOKING_IN = ((0.0, -9.0, 3.0), (0.7071068, -0.7071068, 0.0, 0.0))
-"""A camera of the viewer's before the room, looking along y."""
 
 
 def run_folder(config: Path) -> Path:
@@ -37,36 +28,6 @@ def run_folder(config: Path) -> Path:
 
 def picture_of(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path).convert("RGB")).astype(float) / 255
-
-
-@pytest.fixture(scope="module")
-def programs(tmp_path_factory) -> dict[str, str]:
-    """An environment in which nerfstudio's commands find an ffmpeg, which they ask for even to write images, and an
-    open3d, which ns-export imports whatever it exports, where the real one does not load."""
-    folder = tmp_path_factory.mktemp("programs")
-    (folder / "ffmpeg").write_text("#!/bin/sh\nexit 0\n")
-    (folder / "ffmpeg").chmod(0o755)
-    environment = {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
-    if subprocess.run([sys.executable, "-c", "import open3d"], capture_output=True, check=False).returncode:
-        (folder / "open3d").mkdir()
-        (folder / "open3d" / "__init__.py").write_text(
-            "import sys, types\n"
-            "class Anything(types.ModuleType):\n"
-            "    def __getattr__(self, name):\n"
-            "        if name.startswith('__'):\n"
-            "            raise AttributeError(name)\n"
-            "        return Anything(name)\n"
-            "sys.modules[__name__].__class__ = Anything\n"
-        )
-        path = os.environ.get("PYTHONPATH")
-        environment["PYTHONPATH"] = str(folder) + (os.pathsep + path if path else "")
-    return environment
-
-
-@pytest.fixture
-def with_programs(programs, monkeypatch) -> None:
-    """The same for what runs in this process."""
-    monkeypatch.setenv("PATH", programs["PATH"])
 
 
 def test_ns_train_writes_what_the_others_need(trained_run):
@@ -180,30 +141,6 @@ def test_ns_export_gaussian_splat(trained_run, command, programs, tmp_path):
 
 
 # --- the viewer ---
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return probe.getsockname()[1]
-
-
-@contextmanager
-def running(name: str, *arguments: object, folder: Path) -> Iterator[subprocess.Popen]:
-    """A command that is ended after the block, its output in a file of the folder."""
-    with (folder / f"{name}.log").open("w") as log:
-        process = subprocess.Popen(
-            [executable(name), *map(str, arguments)],
-            cwd=folder,
-            env=small_environment(),
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
-        try:
-            yield process
-        finally:
-            process.kill()
-            process.wait()
 
 
 def test_ns_viewer_answers_draws_and_refits(trained_run, tmp_path):

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scenes of a few images through training, evaluation, viewer and export, within this process."""
+
+import json
+
+import pytest
+
+pytest.importorskip("nerfstudio")
+pytestmark = [pytest.mark.nerfstudio, pytest.mark.slow]
+
+from nerfstudio.configs.base_config import ViewerConfig  # noqa: E402
+from nerfstudio.utils import writer  # noqa: E402
+from nerfstudio.utils.eval_utils import eval_setup  # noqa: E402
+from nerfstudio.viewer.viewer import Viewer  # noqa: E402
+
+from ns_diff3r import Gaussians  # noqa: E402
+from ns_diff3r.training.stages import StageConfig  # noqa: E402
+from tests.nerfstudio.conftest import LOOKING_IN, free_port, scene_of, small_config  # noqa: E402
+from tests.nerfstudio.viser_client import ViserClient  # noqa: E402
+
+
+@pytest.mark.parametrize(("count", "held_out"), [(2, 0), (3, 1), (5, 1), (9, 1)])
+def test_few_images(count, held_out, tmp_path, capsys, with_programs):
+    from nerfstudio.scripts.eval import ComputePSNR
+    from nerfstudio.scripts.exporter import ExportGaussianSplat
+
+    writer.EVENT_WRITERS.clear()
+    scene = scene_of(count, tmp_path / "scene")
+    config = small_config(scene, tmp_path / "runs", stages=StageConfig(pretrain_steps=1))
+    config.max_num_iterations, config.steps_per_eval_image, config.steps_per_eval_batch = 3, 1, 1
+    config.save_config()
+    trainer = config.setup()
+    trainer.setup()
+    trainer.train()
+    said = "no image is held out" in capsys.readouterr().out
+    assert said == (held_out == 0)
+
+    stored = trainer.base_dir / "config.yml"
+    ComputePSNR(load_config=stored, output_path=tmp_path / "figures.json").main()
+    results = json.loads((tmp_path / "figures.json").read_text())["results"]
+    assert {row["held_out"] for row in results["images"]} == {bool(held_out)}
+    assert len(results["images"]) >= 1
+    assert ("no image is held out" in capsys.readouterr().out) == (held_out == 0)
+
+    ExportGaussianSplat(load_config=stored, output_dir=tmp_path).main()
+    assert Gaussians.load_ply(tmp_path / "splat.ply").num_gaussians > 1000
+
+    config, pipeline, _, step = eval_setup(stored)
+    assert len(pipeline.datamanager.eval_dataset) == held_out
+    port = free_port()
+    viewer = Viewer(
+        ViewerConfig(websocket_port=port), tmp_path / "log.txt", pipeline.datamanager.get_datapath(), pipeline
+    )
+    try:
+        data = pipeline.datamanager
+        viewer.init_scene(train_dataset=data.train_dataset, train_state="completed", eval_dataset=data.eval_dataset)
+        viewer.update_scene(step=step)
+        with ViserClient(port) as client:
+            client.look(*LOOKING_IN)
+            assert client.picture().std() > 5
+            frusta = {m["name"] for m in client.messages if m["type"] == "CameraFrustumMessage"}
+            assert len(frusta) == count - held_out
+    finally:
+        viewer.viser_server.stop()
