@@ -4,7 +4,7 @@
 #
 #   scripts/run_tests.sh [--core] [--no-install] [pytest arguments]
 #
-#   --core             without nerfstudio: only the extra [test]
+#   --core             without nerfstudio: only the extras [colmap] and [test]
 #   --no-install       test what the environment already holds
 #   NS_DIFF3R_VENV     the environment, made if absent (default .venv, with --core .venv-core)
 #   NS_DIFF3R_PYTHON   the Python it is made from (default: the newest of 3.10 to 3.12)
@@ -13,10 +13,10 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 . scripts/environment.sh
 
-extras="nerfstudio,test" default_venv=.venv install=1
+extras="nerfstudio,colmap,test" default_venv=.venv install=1
 while [ $# -gt 0 ]; do
     case $1 in
-    --core) extras="test" default_venv=.venv-core ;;
+    --core) extras="colmap,test" default_venv=.venv-core ;;
     --no-install) install=0 ;;
     *) break ;;
     esac
@@ -25,7 +25,7 @@ done
 venv=${NS_DIFF3R_VENV:-$default_venv}
 
 [ "$install" = 0 ] || install_package "$venv" "$extras"
-if [ "$extras" = test ] && "$venv/bin/python" -c 'import nerfstudio' 2>/dev/null; then
+if [ "$extras" = colmap,test ] && "$venv/bin/python" -c 'import nerfstudio' 2>/dev/null; then
     die "$venv contains nerfstudio, and --core is to test without it"
 fi
 
