@@ -173,7 +173,7 @@ class Diff3RPipeline(VanillaPipeline):
             output_path: folder for photograph, before and after of every image.
             get_std: add "<name>_std" where there are two images or more.
         """
-        evaluation = self.evaluate()
+        evaluation = self.evaluate(all_pictures=output_path is not None)
         results: dict[str, Any] = averages(evaluation, get_std)
         if output_path is not None:
             save_evaluation_images(evaluation, output_path)
@@ -183,13 +183,12 @@ class Diff3RPipeline(VanillaPipeline):
             results = as_json(results)
         return results
 
-    def evaluate(self, progress: Callable[[str], None] | None = None) -> Evaluation:
+    def evaluate(self, *, all_pictures: bool = False) -> Evaluation:
         """Figures of every evaluation image, before and after test-time optimisation, with fixed context views."""
         cameras = self.datamanager.train_dataset.cameras
         metrics = self.model.metrics(int(min(cameras.height.min(), cameras.width.min())))
-        return evaluate(
-            self.model.core, self.datamanager.batch_sampler, metrics, num_steps=self.tto_steps, progress=progress
-        )
+        sampler = self.datamanager.batch_sampler
+        return evaluate(self.model.core, sampler, metrics, num_steps=self.tto_steps, all_pictures=all_pictures)
 
     # --- the active scene ---
 

@@ -105,7 +105,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
 
 
 def save_evaluation_images(evaluation: Evaluation, folder: Path) -> None:
-    """One picture per image kept by the evaluation: photograph, before, after."""
+    """One picture per evaluated image, of an evaluation that has kept all pictures: photograph, before, after."""
     folder.mkdir(parents=True, exist_ok=True)
-    for index, images in enumerate(evaluation.pictures):
-        save_pictures(folder / f"eval_{index:04d}.png", [images])
+    for row, images in zip(evaluation.rows, evaluation.pictures, strict=True):
+        save_pictures(folder / f"eval_{row['scene'].replace('/', '_')}_{row['image']:04d}.png", [images])

@@ -65,6 +65,7 @@ def evaluate(
     scenes: Sequence[int] | None = None,
     num_steps: int | None = None,
     progress: Callable[[str], None] | None = None,
+    all_pictures: bool = False,
 ) -> Evaluation:
     """Reconstruct every evaluation scene from its fixed context views, and judge its evaluation images.
 
@@ -75,6 +76,7 @@ def evaluate(
         scenes: indices in the collection; default: its evaluation scenes.
         num_steps: of test-time optimisation; default: as the settings say.
         progress: called with a line of text before each reconstruction.
+        all_pictures: keep pictures of every image, in the order of the rows, not of the first of each scene alone.
 
     A scene that fails is left out with a warning. ValueError if every one does.
     """
@@ -99,10 +101,10 @@ def evaluate(
                 continue
             for index, row in zip(item.targets, rows, strict=True):
                 result.rows.append({"scene": name, "image": index, "held_out": item.held_out, **row})
-            if number == 0:
-                result.pictures += pictures[:1]
-                if not item.held_out:
-                    result.notes.append(f"{name}: no image is held out; its figures are on training images")
+            if all_pictures or number == 0:
+                result.pictures += pictures if all_pictures else pictures[:1]
+            if number == 0 and not item.held_out:
+                result.notes.append(f"{name}: no image is held out; its figures are on training images")
     if not result.rows and fault is not None:
         raise ValueError(f"no scene could be evaluated; the last: {fault}") from fault
     return result
