@@ -3,6 +3,9 @@
 #include <cstddef>
 #include <cstdlib>
 #include <new>
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
 
 namespace ns_diff3r {
 
@@ -22,9 +25,15 @@ class Buffer {
       std::free(data_);
       data_ = nullptr;
       capacity_ = 0;
-      const size_t bytes = ((count + count / 8) * sizeof(T) + 63) / 64 * 64;
-      data_ = static_cast<T*>(std::aligned_alloc(64, bytes));
+      const size_t wanted = (count + count / 8) * sizeof(T);
+      const size_t alignment = wanted >= kHugePage ? kHugePage : 64;
+      const size_t bytes = (wanted + alignment - 1) / alignment * alignment;
+      data_ = static_cast<T*>(std::aligned_alloc(alignment, bytes));
       if (data_ == nullptr) throw std::bad_alloc();
+#if defined(MADV_HUGEPAGE)
+      // Kernels jump about in these buffers; with pages of 4 KiB they would wait for address translation. Only a hint.
+      if (alignment == kHugePage) madvise(static_cast<void*>(data_), bytes, MADV_HUGEPAGE);
+#endif
       capacity_ = bytes / sizeof(T);
     }
     return data_;
@@ -33,6 +42,7 @@ class Buffer {
   size_t bytes() const { return capacity_ * sizeof(T); }
 
  private:
+  static constexpr size_t kHugePage = size_t(1) << 21;
   T* data_ = nullptr;
   size_t capacity_ = 0;
 };
