@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from ..splats import Gaussians, Views
 from ..splats.spherical_harmonics import MAX_SH_DEGREE
 from .compact_backdrop import backdrop_gaussians, to_cells
-from .compact_gaussians import Corrections, pixel_gaussians, sharpened
+from .compact_gaussians import Corrections, bounded, pixel_gaussians, sharpened
 from .compact_geometry import SweepGeometry, check_context, sample, sweep_geometry
 from .compact_matching import (
     MatchingConfig,
@@ -38,12 +38,13 @@ from .protocol import Backbone, BackboneConfig, Prediction
 
 MIN_SIZE = 8
 """Smallest side of an image, in pixels."""
-NUM_CUES = 4
-"""Maps of what matching knows: inverse depth, its confidence, support by and conflict with other views."""
+NUM_CUES = 6
+"""Maps of what matching knows: inverse depth, its confidence, and the four of `Consistency`."""
 SHARED, BLOCKING = 0.3, 1.0
 """By how much another view that shows the same surface, or whose sight is blocked, lowers the logit of an opacity."""
-LOGIT_UNIT = 5.0
-"""What one unit of the volume head's output adds to a candidate's logit; photometric ones range over 1/temperature."""
+LOGIT_LIMIT = 10.0
+"""Bound of what is learned about a candidate's logit; photometric ones range over 1/temperature. Without a bound one
+bad step can decide for one depth everywhere, where no gradient leads back."""
 
 
 @dataclass
@@ -139,7 +140,7 @@ class CompactBackbone(Backbone):
         volume = torch.cat([at.matching_to_quarter(known), QUARTER * correlation, features.quarter], dim=1)
         decoded = self.volume_unet(volume)
         learned = self.volume_head(decoded) + self.correlation_gain * correlation
-        logits = photometric + LOGIT_UNIT * at.quarter_to_matching(learned)
+        logits = photometric + bounded(at.quarter_to_matching(learned), LOGIT_LIMIT)
 
         cues = at.matching_to_image(self._cues(logits, matching))
         per_pixel = self.decoder(decoded, features.half, at.image_to_padded(images), at.image_to_padded(cues))
@@ -161,13 +162,13 @@ class CompactBackbone(Backbone):
         rows = [_rows(torch.cat(maps, dim=1)) for maps in ((per_pixel, cues), (per_cell, unmatched))]
         return Prediction(Gaussians.concatenate([gaussians, backdrop]), torch.cat(rows), (context.num_views, *at.image))
 
-    def _cues(self, logits: Float[Tensor, "V D h w"], geometry: SweepGeometry) -> Float[Tensor, "V 4 h w"]:
+    def _cues(self, logits: Float[Tensor, "V D h w"], geometry: SweepGeometry) -> Float[Tensor, "V 6 h w"]:
         """Inverse depth (with gradient) and what speaks for it (without)."""
         fractions, confidence = expected_fraction(logits)
-        agreement = consistency(fractions, confidence, geometry, self.config.num_depths)
+        agreement = consistency(fractions.detach(), confidence.detach(), geometry, self.config.num_depths)
         return torch.stack([fractions, confidence.detach(), *agreement], dim=1)
 
-    def _opacity_logits(self, cues: Float[Tensor, "V 4 H W"]) -> Float[Tensor, "V H W"]:
+    def _opacity_logits(self, cues: Float[Tensor, "V 6 H W"]) -> Float[Tensor, "V H W"]:
         """Views that show the same surface share its opacity; what blocks the sight of other views is fainter."""
         others = len(cues) - 1
         alone = math.log(self.config.opacity / (1 - self.config.opacity))

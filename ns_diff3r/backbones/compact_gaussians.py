@@ -51,14 +51,19 @@ class Corrections:
         count = (sh_degree + 1) ** 2 - 1
         fraction, offset, log_scale, rotation, opacity, sh0, rest = raw.split([1, 2, 3, 3, 1, 3, 3 * count], dim=1)
         return Corrections(
-            fraction=0.1 * fraction[:, 0],
-            offset=offset.tanh(),
-            log_scale=3 * (log_scale / 3).tanh(),
-            rotation=rotation,
-            opacity=opacity[:, 0],
-            sh0=sh0,
-            shN=0.2 * rest.unflatten(1, (count, 3)),
+            fraction=bounded(0.1 * fraction[:, 0], 0.3),
+            offset=bounded(offset, 1.0),
+            log_scale=bounded(log_scale, 3.0),
+            rotation=bounded(rotation, 1.0),
+            opacity=bounded(opacity[:, 0], 6.0),
+            sh0=bounded(sh0, 2.0),
+            shN=bounded(0.2 * rest.unflatten(1, (count, 3)), 1.0),
         )
+
+
+def bounded(x: Tensor, limit: float) -> Tensor:
+    """Smoothly kept within ±limit; the identity near zero."""
+    return limit * (x / limit).tanh()
 
 
 def sharpened(images: Float[Tensor, "V 3 H W"], amount: float) -> Float[Tensor, "V 3 H W"]:

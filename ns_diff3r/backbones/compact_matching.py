@@ -11,6 +11,7 @@ Nothing here has parameters or gradients; the network adds what it learns to the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -89,19 +90,35 @@ def expected_fraction(logits: Float[Tensor, "V D h w"]) -> tuple[Float[Tensor, "
     return fractions, (probabilities * near_it).sum(1)
 
 
+class Consistency(NamedTuple):
+    """What the other views say about every pixel at its depth; means over the N views it is matched with."""
+
+    support: Float[Tensor, "V h w"]
+    """Share that agrees, weighted by their confidence."""
+    conflict: Float[Tensor, "V h w"]
+    """Share whose sight of something it blocks, weighted by their confidence."""
+    seen: Float[Tensor, "V h w"]
+    """Share in whose image it lies."""
+    parallax: Float[Tensor, "V h w"]
+    """log(1 + pixels of the matching resolution that it moves by in them from one depth candidate to the next)."""
+
+
 @torch.no_grad()
 def consistency(
     fractions: Float[Tensor, "V h w"], confidence: Float[Tensor, "V h w"], geometry: SweepGeometry, num_depths: int
-) -> tuple[Float[Tensor, "V h w"], Float[Tensor, "V h w"]]:
-    """For every pixel at its depth: the share of other views that agree, and of those whose sight of something it
-    blocks, both weighted by the confidence of those views."""
-    results = [
-        _agreement(view, fractions[view][None], fractions, confidence, geometry, num_depths)
-        for view in range(geometry.num_views)
-    ]
-    support, conflict = (torch.cat(part) for part in zip(*results, strict=True))
-    count = geometry.neighbors.shape[1]
-    return support / count, conflict / count
+) -> Consistency:
+    """Compare the depths of all views."""
+    height, width = geometry.size
+    half_pixels = fractions.new_tensor([width / 2, height / 2])
+    maps = []
+    for view in range(geometry.num_views):
+        at_depth = fractions[view][None]
+        support, conflict = _agreement(view, at_depth, fractions, confidence, geometry, num_depths)
+        here, nearer = (geometry.project(view, at_depth + shift / (num_depths - 1)) for shift in (0, 1))
+        moved = ((nearer.positions - here.positions).clamp(-2, 2) * half_pixels).norm(dim=-1)
+        count = len(moved)
+        maps.append((support / count, conflict / count, here.inside.to(moved).mean(0), moved.mean(0).log1p()))
+    return Consistency(*(torch.cat(parts) for parts in zip(*maps, strict=True)))
 
 
 def box_filter(maps: Float[Tensor, "*batch h w"], radius: int) -> Float[Tensor, "*batch h w"]:

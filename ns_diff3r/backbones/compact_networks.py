@@ -81,6 +81,7 @@ class VolumeUNet(nn.Module):
         self.second = ResidualBlock(3 * width)
         self.outward = nn.Conv2d(5 * width, 2 * width, 3, padding=1)
         self.third = ResidualBlock(2 * width)
+        self.last = nn.Sequential(_norm(2 * width), nn.SiLU())
 
     def forward(self, x: Float[Tensor, "V C h w"]) -> Float[Tensor, "V 2*width h w"]:
         """Features of the same resolution; h and w are multiples of 4."""
@@ -88,7 +89,7 @@ class VolumeUNet(nn.Module):
         level1 = self.down(level0)
         level2 = self.bottom(level1)
         level1 = self.second(self.up(torch.cat([enlarged(level2, 2), level1], dim=1)))
-        return self.third(self.outward(torch.cat([enlarged(level1, 2), level0], dim=1)))
+        return self.last(self.third(self.outward(torch.cat([enlarged(level1, 2), level0], dim=1))))
 
 
 class Decoder(nn.Module):
@@ -100,6 +101,7 @@ class Decoder(nn.Module):
         self.half_block = ResidualBlock(2 * out_channels)
         self.to_full = nn.Conv2d(2 * out_channels + 3 + num_cues, out_channels, 3, padding=1)
         self.full_block = ResidualBlock(out_channels)
+        self.last = nn.Sequential(_norm(out_channels), nn.SiLU())
 
     def forward(
         self,
@@ -112,7 +114,7 @@ class Decoder(nn.Module):
         cues_half = nn.functional.avg_pool2d(cues, 2)
         x = self.half_block(self.to_half(torch.cat([enlarged(quarter, 2), half, cues_half], dim=1)))
         x = self.full_block(self.to_full(torch.cat([enlarged(x, 2), 2 * image - 1, cues], dim=1)))
-        return nn.functional.silu(x)
+        return self.last(x)
 
 
 def zero_initialized(layer: nn.Conv2d) -> nn.Conv2d:
