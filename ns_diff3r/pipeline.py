@@ -45,7 +45,8 @@ class Diff3RPipelineConfig(DefaultsForMissingFields, VanillaPipelineConfig):
     model: Diff3RModelConfig = field(default_factory=Diff3RModelConfig)
     """Network and training."""
     num_context_shown: int = 6
-    """Context views of the scene on show: viewer, ns-render, ns-export. Evaluation follows the sampler's settings."""
+    """Context views of the scene on show (viewer, ns-render, ns-export), where the sampler does not say which or how many
+    are for evaluation."""
     refresh_every: int = 500
     """Training steps after which the scene that the viewer shows is predicted and fitted anew."""
 
@@ -198,7 +199,11 @@ class Diff3RPipeline(VanillaPipeline):
         self.context_frames = self._default_context()
 
     def _default_context(self) -> tuple[int, ...]:
-        return self.datamanager.covering_frames(self.config.num_context_shown)
+        data = self.datamanager
+        sampler = data.config.sampler
+        if sampler.evaluation_context is not None or sampler.num_evaluation_context is not None:
+            return data.batch_sampler.evaluation(data.active)[0]
+        return data.covering_frames(self.config.num_context_shown)
 
     def refresh_scene(
         self,

@@ -116,6 +116,18 @@ def test_steps_and_context_of_the_scene_on_show(pipeline):
     assert pipeline.context_frames == (0, 4, 6)
 
 
+@pytest.mark.parametrize(("settings", "expected"), [({"evaluation_context": (7, 3)}, (3, 7)), ({}, None)])
+def test_context_of_evaluation_is_shown_where_it_is_given(settings, expected, tmp_path):
+    config = small_config(ROOM, tmp_path)
+    for name, value in settings.items():
+        setattr(config.pipeline.datamanager.sampler, name, value)
+    pipeline = make_pipeline(config)
+    assert pipeline.context_frames == (expected or pipeline.datamanager.covering_frames(6))
+    config.pipeline.datamanager.sampler.evaluation_context = None
+    config.pipeline.datamanager.sampler.num_evaluation_context = 4
+    assert len(make_pipeline(config).context_frames) == 4
+
+
 # --- checkpoints ---
 
 
