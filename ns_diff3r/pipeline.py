@@ -45,8 +45,8 @@ class Diff3RPipelineConfig(DefaultsForMissingFields, VanillaPipelineConfig):
     model: Diff3RModelConfig = field(default_factory=Diff3RModelConfig)
     """Network and training."""
     num_context_shown: int = 6
-    """Context views of the scene on show (viewer, ns-render, ns-export), where the sampler does not say which or how many
-    are for evaluation."""
+    """Context views of the scene on show (viewer, ns-render, ns-export), where the sampler's settings of evaluation
+    leave it open."""
     refresh_every: int = 500
     """Training steps after which the scene that the viewer shows is predicted and fitted anew."""
 
