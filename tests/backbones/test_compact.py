@@ -46,20 +46,29 @@ def test_it_finds_the_depth_of_a_textured_wall_before_training():
     torch.testing.assert_close(0.5 + 0.28209479 * colors, views.images.reshape(-1, 3))
 
 
+def moved_world() -> Similarity:
+    rotation = quats_to_rotations(torch.tensor([0.3, -0.8, 0.5, 0.2], dtype=torch.float64))
+    return Similarity(torch.tensor(10.0).double(), rotation, torch.tensor([3.0, -7.0, 20.0]).double())
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("perturb", [0.0, 0.03])
 def test_world_changes_change_the_output_alike(perturb):
-    views, _ = wall_views()
-    rotation = quats_to_rotations(torch.tensor([0.3, -0.8, 0.5, 0.2], dtype=torch.float64))
-    similarity = Similarity(torch.tensor(10.0).double(), rotation, torch.tensor([3.0, -7.0, 20.0]).double())
-    network = make_network(perturb, sh_degree=2)
-    before = network(views)
-    after = network(similarity.apply_views(views))
-    # Random weights amplify rounding.
-    assert_same_scene(after.gaussians, similarity.apply_gaussians(before.gaussians), 1e-3 if perturb else 1e-4)
-    torch.testing.assert_close(after.features, before.features, rtol=1e-3, atol=1e-3)
+    views, _ = wall_views(dtype=torch.float64)
+    network = make_network(perturb, sh_degree=2).double()
+    before, after = network(views), network(moved_world().apply_views(views))
+    assert_same_scene(after.gaussians, moved_world().apply_gaussians(before.gaussians), 1e-9)
+    torch.testing.assert_close(after.features, before.features, rtol=1e-9, atol=1e-9)
     if perturb:
         assert before.gaussians.shN.abs().max() > 0.01
+
+
+@torch.no_grad()
+def test_world_changes_in_single_precision():
+    views, _ = wall_views()
+    network = make_network()
+    expected = moved_world().apply_gaussians(network(views).gaussians)
+    assert_same_scene(network(moved_world().apply_views(views)).gaussians, expected)
 
 
 @torch.no_grad()
