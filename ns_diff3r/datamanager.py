@@ -20,7 +20,6 @@ from nerfstudio.data.datamanagers.base_datamanager import DataManager, VanillaDa
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanager, FullImageDatamanagerConfig
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs
 from nerfstudio.utils.comms import get_rank
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch.nn import Parameter
 
 from .compat import usable_device
@@ -30,6 +29,7 @@ from .dataclass_state import DefaultsForMissingFields
 from .dataparser import Diff3RDataParser, Diff3RDataParserConfig, Placement
 from .dataset import DatasetViews, SceneDataset
 from .nerfstudio_scenes import scene_from_dataparser
+from .run_checks import say
 
 
 @dataclass
@@ -192,6 +192,6 @@ def _warnings_on_console() -> Iterator[None]:
         yield
     for warning in caught:
         if issubclass(warning.category, SceneWarning):
-            CONSOLE.print(f"[yellow]{warning.message}", highlight=False)
+            say(str(warning.message), style="yellow")
         else:
             warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

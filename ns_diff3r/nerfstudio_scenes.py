@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from nerfstudio.cameras.cameras import CameraType
 from nerfstudio.data.dataparsers.base_dataparser import DataParser, DataparserOutputs
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from .data import Intrinsics, PointCloud, Scene, SceneError
 from .data.images import WHITE
@@ -18,6 +17,7 @@ from .data.lenses import Distortion
 from .data.photographs import Photograph, scene_from_photographs
 from .data.split import MIN_TRAINING_VIEWS
 from .dataparser import Placement
+from .run_checks import say
 from .splats import Similarity
 
 SPLITS = ("train", "val", "test")
@@ -51,7 +51,7 @@ def scene_from_dataparser(dataparser: DataParser) -> tuple[Scene, Placement]:
     if not photographs or outputs is None:
         raise SceneError(f"{path}: {type(dataparser).__name__} lists no image")
     if masked:
-        CONSOLE.print(f"[yellow]{path}: masks are ignored; ns-diff3r trains on whole images")
+        say(f"{path}: masks are ignored; ns-diff3r trains on whole images", style="yellow")
     ordered = [photographs[image] for image in sorted(photographs)]
     red, green, blue = WHITE if background is None else torch.as_tensor(background).tolist()
     scene = scene_from_photographs(path, ordered, points, background=(red, green, blue), min_frames=MIN_TRAINING_VIEWS)

@@ -15,7 +15,6 @@ from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackAttrib
 from nerfstudio.models.base_model import Model
 from nerfstudio.pipelines.base_pipeline import VanillaPipeline, VanillaPipelineConfig
 from nerfstudio.utils import profiler
-from nerfstudio.utils.rich_utils import CONSOLE
 from torch import Tensor, nn
 from torch.cuda.amp.grad_scaler import GradScaler
 from torch.nn.parallel import DistributedDataParallel
@@ -25,6 +24,7 @@ from .dataclass_state import DefaultsForMissingFields
 from .datamanager import Diff3RDataManager, Diff3RDataManagerConfig
 from .evaluation.evaluate import Evaluation, evaluate, judge
 from .model import ActiveScene, Diff3RModel, Diff3RModelConfig
+from .run_checks import say
 from .run_logging import StepLogger, as_json, averages, print_evaluation, save_evaluation_images
 from .training.inference import Reconstruction, evaluating, reconstruct
 from .training.outputs import StepOutput
@@ -82,7 +82,8 @@ class Diff3RPipeline(VanillaPipeline):
         self.datamanager = config.datamanager.setup(
             device=target, test_mode=test_mode, world_size=world_size, local_rank=local_rank
         )
-        self.datamanager.to(target)
+        if isinstance(self.datamanager, nn.Module):  # a plain class in later versions of nerfstudio
+            self.datamanager.to(target)
         dataset = self.datamanager.train_dataset
         self._model = config.model.setup(
             scene_box=dataset.scene_box,
@@ -251,7 +252,7 @@ class Diff3RPipeline(VanillaPipeline):
         try:
             self.refresh_scene()
         except ValueError as error:
-            CONSOLE.print(f"[yellow]The scene on show was not refreshed: {error}", highlight=False)
+            say(f"The scene on show was not refreshed: {error}", style="yellow")
 
     def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool | None = None) -> None:
         """Load what is trained, from a run with or without DistributedDataParallel.

@@ -20,6 +20,11 @@ COPIES_IN_CHECKPOINT = 3
 """Of every trained number: the weight and Adam's two moments."""
 
 
+def say(text: str, style: str | None = None) -> None:
+    """A line on nerfstudio's console as it is: brackets in names are no markup, and long paths stay whole."""
+    CONSOLE.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
 @contextmanager
 def one_clear_error() -> Iterator[None]:
     """Turn a fault of the input into one message and exit status 1; with $NS_DIFF3R_TRACEBACK set, let it through."""
@@ -29,8 +34,8 @@ def one_clear_error() -> Iterator[None]:
         if os.environ.get(TRACEBACK):
             raise
         CONSOLE.rule("Error", style="red")
-        CONSOLE.print(str(error), markup=False, highlight=False, soft_wrap=True)
-        CONSOLE.print(f"(set {TRACEBACK}=1 for a traceback)", style="dim")
+        say(str(error))
+        say(f"(set {TRACEBACK}=1 for a traceback)", style="dim")
         raise SystemExit(1) from None
 
 

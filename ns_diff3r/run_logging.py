@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.utils import writer
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from .cli.tables import print_table
 from .evaluation.evaluate import Evaluation
 from .evaluation.reports import save_pictures, table_rows
+from .run_checks import say
 from .training.outputs import StepOutput
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class StepLogger:
             kind = re.sub(r"[-+]?\d[\d.e+-]*", "#", text.split(": ", 1)[-1])
             if kind not in self._said:
                 self._said.add(kind)
-                CONSOLE.print(f"[yellow]step {step}: {text}", highlight=False)
+                say(f"step {step}: {text}", style="yellow")
         if step % self.every == 0:
             writer.put_dict(name="Train Backward", scalar_dict=output.backward_scalars(), step=step)
             for group, counts in output.prior_histogram().items():
@@ -101,7 +101,7 @@ def print_evaluation(evaluation: Evaluation) -> None:
     """The table before and after test-time optimisation, and what must be known about it."""
     print_table("Before and after test-time optimisation", table_rows(evaluation))
     for note in evaluation.notes:
-        CONSOLE.print(f"note: {note}", markup=False, highlight=False)
+        say(f"note: {note}")
 
 
 def save_evaluation_images(evaluation: Evaluation, folder: Path) -> None:

@@ -18,14 +18,13 @@ from nerfstudio.engine.optimizers import Optimizers
 from nerfstudio.engine.trainer import TRAIN_INTERATION_OUTPUT, Trainer, TrainerConfig
 from nerfstudio.utils import writer
 from nerfstudio.utils.decorators import check_main_thread
-from nerfstudio.utils.rich_utils import CONSOLE
 
 from .compat import allow_numpy_scalars_in_checkpoints, resolve_device_type
 from .configs.optimizers import group_optimizers
 from .dataclass_state import DefaultsForMissingFields
 from .pipeline import Diff3RPipeline, Diff3RPipelineConfig
 from .resuming import RunPlan, plan_run
-from .run_checks import check_data, check_space, check_writable, one_clear_error
+from .run_checks import check_data, check_space, check_writable, one_clear_error, say
 from .training.checkpoint import load_checkpoint, save_checkpoint
 from .training.config import TrainingConfig
 from .training.run import RunSettings, load_weights, write_text
@@ -126,7 +125,7 @@ class Diff3RTrainer(Trainer):
                 self._begin_with(self.config.weights)
             self._write_settings()
             writer.GLOBAL_BUFFER["max_iter"] = self.plan.first_step + self.plan.num_iterations
-        CONSOLE.print(self.pipeline.describe(), highlight=False, markup=False)
+        say(self.pipeline.describe())
 
     def _follow(self, plan: RunPlan) -> None:
         """Bring the settings into line with a plan, before anything is built from them."""
@@ -139,7 +138,7 @@ class Diff3RTrainer(Trainer):
         """Take trained weights; steps, optimisers and schedules begin anew."""
         trained = open_weights(weights)
         load_weights(self.pipeline.model.core, trained.module.state_dict(), str(trained.checkpoint))
-        CONSOLE.print(f"Weights of {trained.checkpoint} (sha256 {trained.sha256})", highlight=False)
+        say(f"Weights of {trained.checkpoint} (sha256 {trained.sha256})")
 
     @check_main_thread
     def _write_settings(self) -> None:
@@ -216,7 +215,7 @@ class Diff3RTrainer(Trainer):
         except ValueError as error:
             raise ValueError(f"{path}: {error}") from error
         self._start_step = self.plan.first_step
-        CONSOLE.print(f"Continuing after step {state['step']} of {path}", highlight=False)
+        say(f"Continuing after step {state['step']} of {path}")
 
     def _load_optimizers(self, state: dict[str, Any]) -> None:
         stored, own = set(state["optimizers"]), set(self.optimizers.optimizers)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 pytest.importorskip("nerfstudio")
 pytestmark = pytest.mark.nerfstudio
@@ -311,6 +312,16 @@ def test_optimizers_of_nerfstudio_can_be_chosen_and_their_checkpoints_load(tmp_p
     again = config.setup()
     again.setup()
     assert again._start_step == 3
+
+
+def test_a_run_begins_from_a_stored_config(tmp_path):
+    """ns-train --load-config."""
+    config = small_config(ROOM, tmp_path, **BOTH_STAGES)
+    config.save_config()
+    loaded = yaml.load((config.get_base_dir() / "config.yml").read_text(), Loader=yaml.Loader)
+    losses, folder = train(loaded)
+    assert [record["step"] for record in losses] == [0, 1, 2, 3]
+    assert folder.parent == config.get_base_dir()
 
 
 def test_learning_rates_follow_the_stages_in_plain_floats(tmp_path):
