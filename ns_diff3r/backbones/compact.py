@@ -49,7 +49,7 @@ bad step can decide for one depth everywhere, where no gradient leads back."""
 
 @dataclass
 class CompactConfig(BackboneConfig):
-    """Settings of the compact backbone (about 1.5 million parameters by default)."""
+    """Settings of the compact backbone (about 2 million parameters by default)."""
 
     _target: type[Backbone] = field(default_factory=lambda: CompactBackbone)
     num_depths: int = 32
@@ -69,8 +69,9 @@ class CompactConfig(BackboneConfig):
     side is at most 96 pixels (or 1/4)."""
     matching: MatchingConfig = field(default_factory=MatchingConfig)
     """Photometric matching."""
-    footprint: float = 0.2
-    """Standard deviation of a Gaussian at initialisation, in pixels; drawing adds about half a pixel."""
+    footprint: float = 0.3
+    """Standard deviation of a Gaussian at initialisation, in pixels; drawing adds about half a pixel. Smaller ones are
+    sharper at the resolution of the photographs, and leave gaps in larger pictures."""
     sharpening: float = 1.0
     """How much colours are sharpened at initialisation, against the blur that drawing adds; 0: the pixels' own."""
     opacity: float = 0.5
@@ -90,7 +91,7 @@ class CompactConfig(BackboneConfig):
 
 
 def tiny_config(**changes: Any) -> CompactConfig:
-    """Settings of a network of about 0.4 million parameters, for tests and short runs on a CPU."""
+    """Settings of a network of about 0.5 million parameters, for tests and short runs on a CPU."""
     return CompactConfig(**{"width": 16, "matching_channels": 8, "feature_channels": 16, **changes})
 
 

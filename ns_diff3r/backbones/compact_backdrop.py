@@ -3,7 +3,7 @@
 
 Each view hangs a blurred copy of its photograph behind the scene, continued beyond its borders by its edge colours. It
 shows through only where nothing else is: outside the views, and in gaps that open behind things. With two views that
-is worth more decibels than any refinement of the depths (docs).
+is worth more decibels than any refinement of the depths.
 """
 
 from __future__ import annotations
