@@ -13,6 +13,7 @@ pytestmark = pytest.mark.nerfstudio
 from nerfstudio.viewer.utils import parse_object  # noqa: E402
 from nerfstudio.viewer.viewer_elements import ViewerControl, ViewerElement  # noqa: E402
 
+from ns_diff3r.nerfstudio_cameras import to_cameras  # noqa: E402
 from ns_diff3r.training.stages import Stage, StageConfig  # noqa: E402
 from ns_diff3r.viewer_panel import AFTER, BEFORE, parse_frames  # noqa: E402
 from tests.nerfstudio.conftest import ROOM, make_pipeline, scene_of, small_config  # noqa: E402
@@ -93,6 +94,10 @@ def test_the_scene_on_show_is_predicted_optimised_and_placed(pipeline):
     scene, similarity = pipeline.model.scene, pipeline.datamanager.placement.similarity
     torch.testing.assert_close(scene.after.means, similarity.apply_points(result.after.means.double()).float())
     assert scene.context.num_views == len(pipeline.context_frames) == 6
+    listed = pipeline.datamanager.train_dataset
+    place = listed.frames.index(pipeline.context_frames[1])
+    expected = to_cameras(listed.cameras[place]).viewmats
+    torch.testing.assert_close(scene.context.cameras.viewmats[1:2], expected, atol=1e-5, rtol=0)
     assert not torch.equal(scene.before.means, scene.after.means)
     camera, batch = next(iter(pipeline.datamanager.fixed_indices_eval_dataloader))
     drawn = pipeline.model.get_outputs_for_camera(camera)["rgb"]
@@ -173,11 +178,11 @@ def test_nerfstudio_finds_the_controls_in_their_order(pipeline):
 def test_refit_does_what_the_controls_say(pipeline):
     panel = pipeline.diff3r
     panel.element_2_context.value = "6, 2,4"
-    panel.element_3_steps.value = 3
+    panel.element_3_steps.value = 5
     panel.element_4_refit.cb_hook(panel.element_4_refit)
     assert pipeline.context_frames == (2, 4, 6)
     assert panel.element_5_progress.value == 1.0
-    assert "3 steps" in panel.element_8_note.text
+    assert "5 steps" in panel.element_8_note.text
     assert "Gaussians" in panel.element_8_note.text
     shown = pipeline.model.scene
     panel.element_2_context.value = "1, 2"  # 1 is held out

@@ -18,10 +18,12 @@ from nerfstudio.utils import writer  # noqa: E402
 
 from ns_diff3r import compat, extension  # noqa: E402
 from ns_diff3r.compat import resolve_device_type, usable_device  # noqa: E402
+from ns_diff3r.configs.optimizers import group_optimizers  # noqa: E402
 from ns_diff3r.data import CollectionConfig  # noqa: E402
 from ns_diff3r.resuming import plan_run  # noqa: E402
 from ns_diff3r.run_checks import check_space, check_writable  # noqa: E402
 from ns_diff3r.training.checkpoint import load_checkpoint  # noqa: E402
+from ns_diff3r.training.config import GroupOptimizer, TrainingConfig  # noqa: E402
 from ns_diff3r.training.loop import TrainingLoop  # noqa: E402
 from ns_diff3r.training.run import RunFolder  # noqa: E402
 from ns_diff3r.training.stages import StageConfig  # noqa: E402
@@ -322,6 +324,16 @@ def test_a_run_begins_from_a_stored_config(tmp_path):
     losses, folder = train(loaded)
     assert [record["step"] for record in losses] == [0, 1, 2, 3]
     assert folder.parent == config.get_base_dir()
+
+
+def test_optimizers_have_the_settings_of_training():
+    settings = GroupOptimizer(
+        pretrain_rate=0.3, bilevel_rate=0.4, weight_decay=0.5, betas=(0.6, 0.7), epsilon=0.8, max_norm=0.9
+    )
+    made = group_optimizers(TrainingConfig(gaussian_head=settings), {})["gaussian_head"]["optimizer"]
+    assert (made.lr, made.eps, made.max_norm, made.betas, made.weight_decay) == (0.4, 0.8, 0.9, (0.6, 0.7), 0.5)
+    (group,) = made.setup([torch.nn.Parameter(torch.zeros(2))]).param_groups
+    assert (group["lr"], group["eps"], group["betas"], group["weight_decay"]) == (0.4, 0.8, (0.6, 0.7), 0.5)
 
 
 def test_learning_rates_follow_the_stages_in_plain_floats(tmp_path):
