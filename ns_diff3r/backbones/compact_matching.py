@@ -31,7 +31,7 @@ CONFLICT_MARGIN = 2.5
 
 @dataclass(frozen=True)
 class MatchingConfig(DefaultsForMissingFields):
-    """How photographs are matched before anything is learned. The defaults are those that predict held-out photographs best."""
+    """How photographs are matched before anything is learned; the defaults predict held-out photographs best."""
 
     window: int = 2
     """Radius of the windows that are compared, in pixels of the matching resolution."""
