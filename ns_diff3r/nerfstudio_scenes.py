@@ -60,7 +60,8 @@ def scene_from_dataparser(dataparser: DataParser) -> tuple[Scene, Placement]:
 
 
 def _photographs(path: Path, outputs: DataparserOutputs) -> Iterator[Photograph]:
-    cameras = outputs.cameras
+    # A list of one image comes without a batch dimension from some dataparsers.
+    cameras = outputs.cameras if outputs.cameras.shape else outputs.cameras.reshape((1,))
     for index, file in enumerate(outputs.image_filenames):
         kind = CameraType(int(cameras.camera_type[index]))
         if kind is not CameraType.PERSPECTIVE:

@@ -16,6 +16,7 @@ pytestmark = pytest.mark.nerfstudio
 from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras  # noqa: E402
 from nerfstudio.cameras.cameras import CameraType  # noqa: E402
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs  # noqa: E402
+from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig  # noqa: E402
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig  # noqa: E402
 
 from ns_diff3r import render  # noqa: E402
@@ -113,6 +114,19 @@ def test_a_scene_of_nerfstudios_dataparser_has_all_images_and_its_world():
     torch.testing.assert_close(placement.transform, outputs.dataparser_transform)
 
 
+@pytest.mark.parametrize("count", [9, 12])
+def test_instant_ngp_data(count, tmp_path):
+    """Of 9 images it lists none for evaluation; of 12 one, whose camera is without a batch dimension."""
+    folder = scene_of(count, tmp_path / "scene")
+    theirs = InstantNGPDataParserConfig(data=folder).setup()
+    scene, _ = scene_from_dataparser(theirs)
+    assert scene.num_frames == count
+    ours = load_scene(folder)
+    for a, b in zip(scene.frames, ours.frames, strict=True):
+        np.testing.assert_allclose(a.camera_to_world[:3, :3], b.camera_to_world[:3, :3], atol=1e-5)
+        np.testing.assert_allclose(astuple(a.intrinsics), astuple(b.intrinsics), rtol=1e-5)
+
+
 class Listing:
     """A dataparser that lists what it is given, in the split "train" alone."""
 
@@ -153,6 +167,13 @@ def test_other_camera_types_are_one_clear_error():
     outputs = outputs_of_room(camera_type=CameraType.EQUIRECTANGULAR)
     with pytest.raises(SceneError, match=r"00\.jpg was taken by a equirectangular camera; only perspective"):
         scene_from_dataparser(Listing(outputs))
+
+
+def test_the_background_behind_transparent_images_is_the_dataparsers():
+    outputs = outputs_of_room()
+    assert scene_from_dataparser(Listing(outputs))[0].frames[0].development.background == (1.0, 1.0, 1.0)
+    outputs.alpha_color = torch.tensor([0.0, 0.5, 0.25])
+    assert scene_from_dataparser(Listing(outputs))[0].frames[0].development.background == (0.0, 0.5, 0.25)
 
 
 def test_masks_are_ignored_with_a_note(capsys):
