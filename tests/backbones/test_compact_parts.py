@@ -7,7 +7,7 @@ import torch
 from ns_diff3r.backbones import tiny_config
 from ns_diff3r.backbones.compact_backdrop import BORDER, DISTANCE, to_cells
 from ns_diff3r.backbones.compact_geometry import SweepGeometry, nearest_views, sample, sweep_geometry
-from ns_diff3r.backbones.compact_matching import box_filter, consistency
+from ns_diff3r.backbones.compact_matching import MatchingConfig, box_filter, consistency, photometric_logits
 from ns_diff3r.backbones.compact_resolution import Resolution
 from ns_diff3r.splats import Cameras, Views
 from tests.backbones.scene_views import wall_views
@@ -61,6 +61,37 @@ def test_points_behind_a_camera_are_outside():
     inside = geometry.project(0, torch.full((1, 1, 1), 0.5).double()).inside
     assert not inside[slot].any()
     assert inside[1 - slot].any()
+
+
+def test_points_behind_a_camera_on_its_axis_are_outside():
+    viewmats = torch.eye(4).double().repeat(2, 1, 1)
+    viewmats[1, 2, 3] = -20.0  # 20 units ahead, beyond all candidates
+    views, _ = wall_views(num_views=2, dtype=torch.float64)
+    K = views.cameras.Ks.clone()
+    K[:, 0, 2], K[:, 1, 2] = 19.5, 15.5  # a pixel's centre on the axis
+    views = Views(views.images, Cameras(viewmats, K, 40, 32))
+    geometry = sweep_geometry(views, NEAR[:2], FAR[:2], 1, 1, (32, 40), torch.float64)
+    assert not geometry.project(0, torch.linspace(0.5, 1, 3).double()[:, None, None]).inside.any()
+
+
+def test_candidates_gain_where_other_views_agree_and_lose_where_they_hide():
+    views, fractions, geometry = wall_geometry()
+    images = views.images.permute(0, 3, 1, 2).contiguous()
+
+    def logits(support: float, conflict: float) -> torch.Tensor:
+        return photometric_logits(images, geometry, 32, MatchingConfig(rounds=1, support=support, conflict=conflict))
+
+    alone = logits(0.0, 0.0)
+    gain, loss = logits(15.0, 0.0) - alone, alone - logits(0.0, 5.0)
+    true = (31 * fractions[:, 8:24, 10:30]).round().long()
+    at_truth = gain[:, :, 8:24, 10:30].gather(1, true[:, None])[:, 0]
+    assert (gain > -1e-9).all()
+    assert at_truth.median() > 10
+    beyond = gain[:, :, 8:24, 10:30].gather(1, (true - 6).clamp(min=0)[:, None])[:, 0]
+    assert beyond.median() < 1
+    in_front = loss[:, :, 8:24, 10:30].gather(1, (true + 8).clamp(max=31)[:, None])[:, 0]
+    assert in_front.median() > 4
+    assert loss[:, :, 8:24, 10:30].gather(1, true[:, None]).median() < 0.5
 
 
 def test_consistency_of_right_and_wrong_depths():
