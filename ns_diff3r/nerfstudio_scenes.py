@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from copy import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +38,11 @@ def scene_from_dataparser(dataparser: DataParser) -> tuple[Scene, Placement]:
     photographs: dict[Path, Photograph] = {}
     points, background, masked = None, None, False
     outputs: DataparserOutputs | None = None  # of any split: they share transform and scale
-    for split in SPLITS:
+    splits = SPLITS
+    if hasattr(dataparser.config, "eval_mode"):  # it can list all images at once
+        dataparser, splits = copy(dataparser), SPLITS[:1]
+        dataparser.config = replace(dataparser.config, **{"eval_mode": "all"})
+    for split in splits:
         try:
             outputs = dataparser.get_dataparser_outputs(split=split)
         except (FileNotFoundError, ValueError):
@@ -60,8 +66,7 @@ def scene_from_dataparser(dataparser: DataParser) -> tuple[Scene, Placement]:
 
 
 def _photographs(path: Path, outputs: DataparserOutputs) -> Iterator[Photograph]:
-    # A list of one image comes without a batch dimension from some dataparsers.
-    cameras = outputs.cameras if outputs.cameras.shape else outputs.cameras.reshape((1,))
+    cameras = outputs.cameras
     for index, file in enumerate(outputs.image_filenames):
         kind = CameraType(int(cameras.camera_type[index]))
         if kind is not CameraType.PERSPECTIVE:

@@ -116,7 +116,7 @@ def test_a_scene_of_nerfstudios_dataparser_has_all_images_and_its_world():
 
 @pytest.mark.parametrize("count", [9, 12])
 def test_instant_ngp_data(count, tmp_path):
-    """Of 9 images it lists none for evaluation; of 12 one, whose camera is without a batch dimension."""
+    """Of 9 images it lists none for evaluation; of 12 one, whose camera it garbles, unless it lists all at once."""
     folder = scene_of(count, tmp_path / "scene")
     theirs = InstantNGPDataParserConfig(data=folder).setup()
     scene, _ = scene_from_dataparser(theirs)
