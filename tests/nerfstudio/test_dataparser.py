@@ -16,6 +16,7 @@ pytestmark = pytest.mark.nerfstudio
 from nerfstudio.cameras.cameras import Cameras as NerfstudioCameras  # noqa: E402
 from nerfstudio.cameras.cameras import CameraType  # noqa: E402
 from nerfstudio.data.dataparsers.base_dataparser import DataparserOutputs  # noqa: E402
+from nerfstudio.data.dataparsers.colmap_dataparser import ColmapDataParserConfig  # noqa: E402
 from nerfstudio.data.dataparsers.instant_ngp_dataparser import InstantNGPDataParserConfig  # noqa: E402
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig  # noqa: E402
 
@@ -24,6 +25,7 @@ from ns_diff3r.data import SceneError, gaussians_from_points, load_scene  # noqa
 from ns_diff3r.dataparser import Diff3RDataParserConfig, list_scene  # noqa: E402
 from ns_diff3r.nerfstudio_cameras import to_cameras  # noqa: E402
 from ns_diff3r.nerfstudio_scenes import scene_from_dataparser  # noqa: E402
+from ns_diff3r.splats.rotations import rotations_to_quats  # noqa: E402
 from tests.nerfstudio.conftest import ROOM, scene_of  # noqa: E402
 
 
@@ -125,6 +127,47 @@ def test_instant_ngp_data(count, tmp_path):
     for a, b in zip(scene.frames, ours.frames, strict=True):
         np.testing.assert_allclose(a.camera_to_world[:3, :3], b.camera_to_world[:3, :3], atol=1e-5)
         np.testing.assert_allclose(astuple(a.intrinsics), astuple(b.intrinsics), rtol=1e-5)
+
+
+def write_colmap_model(folder: Path, count: int) -> None:
+    """The first images of the room as a COLMAP text model, OPENCV cameras with a little distortion."""
+    model = folder / "colmap" / "sparse" / "0"
+    model.mkdir(parents=True)
+    (folder / "images").mkdir()
+    scene = load_scene(ROOM)
+    k = scene.frames[0].intrinsics
+    parameters = f"{k.fx} {k.fy} {k.cx} {k.cy} 0.01 0 0 0"
+    (model / "cameras.txt").write_text(f"1 OPENCV {k.width} {k.height} {parameters}\n")
+    lines = []
+    for index, viewmat in enumerate(scene.cameras(range(count), dtype=torch.float64).viewmats):
+        name = scene.frames[index].image_path.name
+        shutil.copy(scene.frames[index].image_path, folder / "images" / name)
+        quat = rotations_to_quats(viewmat[:3, :3]).tolist()
+        lines += [" ".join(map(str, [index + 1, *quat, *viewmat[:3, 3].tolist(), 1, name])), ""]
+    (model / "images.txt").write_text("\n".join(lines) + "\n")
+    assert scene.points is not None
+    points = [f"{i + 1} {x} {y} {z} 51 102 153 1.0" for i, (x, y, z) in enumerate(scene.points.points[:200])]
+    (model / "points3D.txt").write_text("\n".join(points) + "\n")
+
+
+def test_nerfstudios_colmap_dataparser(tmp_path):
+    write_colmap_model(tmp_path / "scene", 10)
+    theirs = ColmapDataParserConfig(data=tmp_path / "scene", downscale_factor=1).setup()
+    scene, placement = scene_from_dataparser(theirs)
+    assert scene.num_frames == 10
+    assert scene.frames[0].development.lens is not None
+    assert scene.points is not None
+    np.testing.assert_allclose(scene.points.colors[0], [0.2, 0.4, 0.6], atol=1e-6)
+    # The same cameras and points up to a similarity.
+    ours = load_scene(ROOM)
+    assert ours.points is not None
+    centers = [np.stack([f.camera_to_world[:3, 3] for f in s.frames[:10]]) for s in (scene, ours)]
+    for (a, b), (c, d) in zip(*[[(p[0], p[i]) for i in range(1, 10)] for p in centers], strict=True):
+        assert np.linalg.norm(a - b) == pytest.approx(placement.scale * np.linalg.norm(c - d), rel=1e-4)
+    seen = [scene.cameras([4]), ours.cameras([4])]
+    points = [torch.from_numpy(p).float() for p in (scene.points.points, ours.points.points[:200])]
+    local = [p @ c.viewmats[0, :3, :3].T + c.viewmats[0, :3, 3] for p, c in zip(points, seen, strict=True)]
+    torch.testing.assert_close(local[0], placement.scale * local[1], atol=1e-4, rtol=0)
 
 
 class Listing:
