@@ -66,11 +66,11 @@ def test_points_behind_a_camera_are_outside():
 def test_points_behind_a_camera_on_its_axis_are_outside():
     viewmats = torch.eye(4).double().repeat(2, 1, 1)
     viewmats[1, 2, 3] = -20.0  # 20 units ahead, beyond all candidates
-    views, _ = wall_views(num_views=2, dtype=torch.float64)
+    views, _ = wall_views(num_views=2, size=(33, 41), dtype=torch.float64)
     K = views.cameras.Ks.clone()
-    K[:, 0, 2], K[:, 1, 2] = 19.5, 15.5  # a pixel's centre on the axis
-    views = Views(views.images, Cameras(viewmats, K, 40, 32))
-    geometry = sweep_geometry(views, NEAR[:2], FAR[:2], 1, 1, (32, 40), torch.float64)
+    K[:, 0, 2], K[:, 1, 2] = 20.5, 16.5  # a pixel's centre, and the image's
+    views = Views(views.images, Cameras(viewmats, K, 41, 33))
+    geometry = sweep_geometry(views, NEAR[:2], FAR[:2], 1, 1, (33, 41), torch.float64)
     assert not geometry.project(0, torch.linspace(0.5, 1, 3).double()[:, None, None]).inside.any()
 
 
