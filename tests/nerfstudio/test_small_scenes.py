@@ -1,7 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Scenes of a few images through training, evaluation, viewer and export, within this process."""
+"""Scenes of a few images through training, evaluation, viewer and export, and a change of scene, in this process."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,7 +19,7 @@ from nerfstudio.viewer.viewer import Viewer  # noqa: E402
 
 from ns_diff3r import Gaussians  # noqa: E402
 from ns_diff3r.training.stages import StageConfig  # noqa: E402
-from tests.nerfstudio.conftest import LOOKING_IN, free_port, scene_of, small_config  # noqa: E402
+from tests.nerfstudio.conftest import LOOKING_IN, free_port, make_pipeline, scene_of, small_config  # noqa: E402
 from tests.nerfstudio.viser_client import ViserClient  # noqa: E402
 
 
@@ -47,18 +51,44 @@ def test_few_images(count, held_out, tmp_path, capsys, with_programs):
 
     config, pipeline, _, step = eval_setup(stored)
     assert len(pipeline.datamanager.eval_dataset) == held_out
+    with shown(pipeline, tmp_path, step) as client:
+        client.look(*LOOKING_IN)
+        assert client.picture().std() > 5
+        assert len(frusta(client)) == count - held_out
+
+
+@contextmanager
+def shown(pipeline: Any, folder: Path, step: int = 0) -> Iterator[ViserClient]:
+    """A client of nerfstudio's viewer, which runs in this process."""
     port = free_port()
-    viewer = Viewer(
-        ViewerConfig(websocket_port=port), tmp_path / "log.txt", pipeline.datamanager.get_datapath(), pipeline
-    )
+    data = pipeline.datamanager
+    viewer = Viewer(ViewerConfig(websocket_port=port), folder / "log.txt", data.get_datapath(), pipeline)
     try:
-        data = pipeline.datamanager
         viewer.init_scene(train_dataset=data.train_dataset, train_state="completed", eval_dataset=data.eval_dataset)
         viewer.update_scene(step=step)
         with ViserClient(port) as client:
-            client.look(*LOOKING_IN)
-            assert client.picture().std() > 5
-            frusta = {m["name"] for m in client.messages if m["type"] == "CameraFrustumMessage"}
-            assert len(frusta) == count - held_out
+            yield client
     finally:
         viewer.viser_server.stop()
+
+
+def frusta(client: ViserClient) -> set[str]:
+    return {message["name"] for message in client.messages if message["type"] == "CameraFrustumMessage"}
+
+
+def test_another_scene_in_the_viewer(tmp_path):
+    for name, count in (("a", 6), ("b", 4)):
+        scene_of(count, tmp_path / name)
+    pipeline = make_pipeline(small_config(tmp_path, tmp_path))
+    pipeline.eval()
+    pipeline.show_scene(0)
+    with shown(pipeline, tmp_path) as client:
+        client.look(*LOOKING_IN)
+        first = client.picture()
+        assert len(frusta(client)) == 5
+        client.set("Scene", "b")
+        assert "Gaussians, predicted in" in client.text("Gaussians, predicted in")
+        client.wait(lambda m: m["type"] == "RemoveSceneNodeMessage", whole=True)
+        assert client.next_different_picture(first).std() > 5
+    assert pipeline.datamanager.active == 1
+    assert pipeline.context_frames == (0, 2, 3)

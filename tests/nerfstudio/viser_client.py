@@ -13,6 +13,9 @@ from PIL import Image
 from viser._messages import GuiUpdateMessage, ViewerCameraMessage
 from websockets.sync.client import connect
 
+FULL_SIZE = 512
+"""Longer side of the picture of a camera that stands still: the viewer's "Max res"."""
+
 
 class ViserClient:
     """One connected client. Messages of the server are kept in the order of their arrival."""
@@ -48,15 +51,18 @@ class ViserClient:
         )
 
     def picture(self) -> np.ndarray:
-        """The next picture that arrives, [H, W, 3] 8 bit."""
-        message = self.wait(lambda m: m["type"] == "BackgroundImageMessage" and m["rgb_bytes"] is not None)
-        return np.asarray(Image.open(io.BytesIO(message["rgb_bytes"])).convert("RGB"))
+        """The next picture of full size that arrives, [H, W, 3] 8 bit; smaller ones are sent while it is drawn."""
+        while True:
+            message = self.wait(lambda m: m["type"] == "BackgroundImageMessage" and m["rgb_bytes"] is not None)
+            picture = np.asarray(Image.open(io.BytesIO(message["rgb_bytes"])).convert("RGB"))
+            if max(picture.shape) == FULL_SIZE:
+                return picture
 
     def next_different_picture(self, other: np.ndarray, tolerance: float = 1.0) -> np.ndarray:
-        """The next picture of the same size that differs from another one by more than its compression does."""
+        """The next picture of full size that differs from another one by more than its compression does."""
         while True:
             picture = self.picture()
-            if picture.shape == other.shape and np.abs(picture.astype(float) - other).mean() > tolerance:
+            if np.abs(picture.astype(float) - other).mean() > tolerance:
                 return picture
 
     def text(self, wanted: str) -> str:
