@@ -59,8 +59,8 @@ class CurvatureScale(nn.Module):
     def update(self, curvatures: Float[Tensor, "S 6"]) -> None:
         """One update with the mean over the scenes of a batch, and over processes.
 
-        Every process must call it, if need be with no scene ([0, 6]). Scenes whose curvature is not finite do not count;
-        without any that count, nothing changes.
+        Every process must call it, if need be with no scene ([0, 6]). Scenes whose curvature is not finite do not
+        count; without any that count, nothing changes.
         """
         sound = curvatures[curvatures.isfinite().all(dim=1)]
         totals = torch.cat([sound.sum(0), sound.new_tensor([sound.shape[0]])])

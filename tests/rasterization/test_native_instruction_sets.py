@@ -14,18 +14,15 @@ import torch
 from ns_diff3r import extension, linearize
 from tests.rasterization.native_cases import BACKGROUNDS, SIZE, all_products
 from tests.scenes import make_scene
+from tests.subprocesses import OUR_TESTS
 
 NEEDS = {"baseline": set(), "avx2": {"avx2", "fma"}, "avx512": {"avx512f", "avx512dq", "avx512vl", "avx512bw"}}
-TESTS = Path(__file__).resolve().parents[1]
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-5}
 KINDS = ("generic", "opaque", "stack", "beyond_clamp", "dark")
 
-# A dependency of nerfstudio installs a package named `tests`: pytest finds ours by its file, a plain import would not.
-PROGRAM = """
-import sys, types, torch
+PROGRAM = """{tests}
+import sys, torch
 sys.path[:0] = {path!r}
-sys.modules["tests"] = types.ModuleType("tests")
-sys.modules["tests"].__path__ = [{tests!r}]
 from tests.rasterization.test_native_instruction_sets import results
 from ns_diff3r import extension
 torch.set_num_threads(1)
@@ -76,7 +73,7 @@ def test_instruction_set(instruction_set, tmp_path):
     if missing:
         pytest.skip(f"this processor lacks {', '.join(sorted(missing))}")
     file = tmp_path / "results.pt"
-    completed = in_subprocess(instruction_set, PROGRAM.format(path=sys.path, tests=str(TESTS), file=str(file)))
+    completed = in_subprocess(instruction_set, PROGRAM.format(path=sys.path, tests=OUR_TESTS, file=str(file)))
     assert completed.returncode == 0, completed.stderr
     used, found = torch.load(file)
     assert used == instruction_set

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ns_diff3r.training.checkpoint import last_complete_checkpoint
+from tests.subprocesses import OUR_TESTS
 from tests.training.test_run import _one_thread, assert_same, make_loop, results
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -19,7 +20,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 __all__ = ["_one_thread"]  # a fixture that is used by being here
 
 
-WORKER = """
+WORKER = f"""{OUR_TESTS}
 import sys, torch
 from pathlib import Path
 torch.set_num_threads(1)
@@ -48,7 +49,7 @@ def test_kill_minus_nine_at_any_moment(tmp_path):
         assert worker.stdout is not None
         line = worker.stdout.readline()  # the imports are over, and a step is done
         if line:
-            time.sleep(chance.uniform(0.0, 0.15))
+            time.sleep(chance.uniform(0.0, 0.03))
             worker.send_signal(signal.SIGKILL)
         worker.stdout.close()
         if worker.wait(timeout=60) == 0:
@@ -63,7 +64,7 @@ def test_kill_minus_nine_at_any_moment(tmp_path):
     assert len(list((tmp_path / "killed" / "checkpoints").iterdir())) == 1
 
 
-SLOW_SAVE = """
+SLOW_SAVE = f"""{OUR_TESTS}
 import sys, time, torch
 from pathlib import Path
 torch.set_num_threads(1)
