@@ -31,6 +31,15 @@ LOOKING_IN = ((0.0, -9.0, 3.0), (0.7071068, -0.7071068, 0.0, 0.0))
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
+@pytest.fixture(autouse=True)
+def fresh_writers() -> None:
+    """nerfstudio's event writers are global, and a second run in one process adds to those of the first."""
+    writer = sys.modules.get("nerfstudio.utils.writer")
+    if writer is not None:
+        writer.EVENT_WRITERS.clear()
+        writer.EVENT_STORAGE.clear()
+
+
 @pytest.fixture(scope="session")
 def command(tmp_path_factory: pytest.TempPathFactory) -> Command:
     """Run one of nerfstudio's commands to its end and return what it printed; a failure fails the test."""

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ns_diff3r.dataclass_state import DefaultsForMissingFields
 from tests.nerfstudio.conftest import small_environment
 
 pytest.importorskip("nerfstudio")
 pytestmark = pytest.mark.nerfstudio
+
+import yaml  # noqa: E402
 
 METHODS = ("diff3r", "diff3r-pretrain", "diff3r-tiny")
 FIXTURES = Path(__file__).parent / "runs"

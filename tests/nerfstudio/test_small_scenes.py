@@ -13,7 +13,6 @@ pytest.importorskip("nerfstudio")
 pytestmark = [pytest.mark.nerfstudio, pytest.mark.slow]
 
 from nerfstudio.configs.base_config import ViewerConfig  # noqa: E402
-from nerfstudio.utils import writer  # noqa: E402
 from nerfstudio.utils.eval_utils import eval_setup  # noqa: E402
 from nerfstudio.viewer.viewer import Viewer  # noqa: E402
 
@@ -28,7 +27,6 @@ def test_few_images(count, held_out, tmp_path, capsys, with_programs):
     from nerfstudio.scripts.eval import ComputePSNR
     from nerfstudio.scripts.exporter import ExportGaussianSplat
 
-    writer.EVENT_WRITERS.clear()
     scene = scene_of(count, tmp_path / "scene")
     config = small_config(scene, tmp_path / "runs", stages=StageConfig(pretrain_steps=1))
     config.max_num_iterations, config.steps_per_eval_image, config.steps_per_eval_batch = 3, 1, 1
