@@ -4,8 +4,11 @@ take; nothing is done while the panel is built or drawn."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Float
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.viewer.viewer_elements import (
     ViewerButton,
@@ -15,20 +18,24 @@ from nerfstudio.viewer.viewer_elements import (
     ViewerSlider,
     ViewerText,
 )
-from torch import nn
+from torch import Tensor, nn
 
 from .splats import GROUPS
+from .splats.rotations import rotations_to_quats
 from .training.inference import Reconstruction
 
 if TYPE_CHECKING:
     from nerfstudio.engine.trainer import Trainer
-    from viser import GuiMarkdownHandle, ViserServer
+    from nerfstudio.viewer.viewer import Viewer
+    from viser import ClientHandle, GuiMarkdownHandle, ViserServer
     from viser._gui_handles import GuiProgressBarHandle
 
     from .pipeline import Diff3RPipeline
 
 AFTER, BEFORE = "after optimisation", "before (prediction)"
 MAX_STEPS = 500
+VISER_NERFSTUDIO_SCALE_RATIO = 10.0
+"""By which nerfstudio enlarges its world in the viewer."""
 
 
 class ViewerProgress(ViewerElement[float]):
@@ -76,6 +83,27 @@ class ViewerNote(ViewerElement[str]):
             self.label.content = text
 
 
+class ViewerStart(ViewerControl):
+    """nerfstudio's control, which also puts every new visitor where a photograph of the scene was taken: the viewer's
+    own first camera may look past it."""
+
+    def __init__(self, first_camera: Callable[[], tuple[Float[Tensor, "3 4"], float]]) -> None:
+        """`first_camera` gives camera-to-world (OpenGL axes, nerfstudio's world) and the vertical field of view."""
+        self._first_camera = first_camera
+
+    def _setup(self, viewer: Viewer) -> None:
+        super()._setup(viewer)
+        viewer.viser_server.on_client_connect(self._place)
+
+    def _place(self, client: ClientHandle) -> None:
+        camera_to_world, field_of_view = self._first_camera()
+        to_opencv = camera_to_world.new_tensor([1.0, -1.0, -1.0])
+        with client.atomic():
+            client.camera.position = (VISER_NERFSTUDIO_SCALE_RATIO * camera_to_world[:, 3]).numpy(force=True)
+            client.camera.wxyz = rotations_to_quats(camera_to_world[:, :3] * to_opencv).numpy(force=True)
+            client.camera.fov = field_of_view
+
+
 class ViewerPanel(nn.Module):
     """Scene, context views, steps, re-fit, before/after, uncertainty. A module without state, because nerfstudio looks
     for controls in modules only; it lists them in the order of their attributes' names."""
@@ -87,7 +115,7 @@ class ViewerPanel(nn.Module):
         data = pipeline.datamanager
         names = list(data.collection.names)
         steps = pipeline.model.core.config.evaluation_config().num_steps
-        self.control = ViewerControl()
+        self.control = ViewerStart(self._first_camera)
         self.element_1_scene = ViewerDropdown(
             "Scene", names[data.active], names, cb_hook=self._scene_chosen, visible=len(names) > 1
         )
@@ -125,6 +153,14 @@ class ViewerPanel(nn.Module):
                 self._pipeline.show_scene(step)
 
         return [TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], refresh)]
+
+    def _first_camera(self) -> tuple[Float[Tensor, "3 4"], float]:
+        """The camera of the middle one of the context views."""
+        dataset, frames = self._pipeline.datamanager.train_dataset, self._pipeline.context_frames
+        middle = frames[len(frames) // 2]
+        index = dataset.frames.index(middle) if middle in dataset.frames else 0
+        height, focal = float(dataset.cameras.height[index]), float(dataset.cameras.fy[index])
+        return dataset.cameras.camera_to_worlds[index].double(), 2.0 * math.atan(height / (2.0 * focal))
 
     # --- callbacks of the controls; the viewer calls them with the lock held ---
 
