@@ -153,6 +153,8 @@ def test_ns_viewer_answers_draws_and_refits(trained_run, tmp_path):
         assert page.status == 200
         assert b"<html" in page.read()
         client.look(*LOOKING_IN)
+        placed = client.wait(lambda m: m["type"] == "SetCameraPositionMessage", whole=True)  # at a photograph
+        assert np.abs(np.asarray(placed["position"]) - LOOKING_IN[0]).max() > 0.1
         after = client.picture()
         assert after.std() > 20  # a picture of something
         client.set("Show", "before (prediction)")
