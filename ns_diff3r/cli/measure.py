@@ -17,9 +17,8 @@ def durations(
 ) -> dict[str, list[float]]:
     """Seconds of each call in each of several rounds.
 
-    A round times every call once, after once untimed, so that what else the machine does falls on all of them alike and
-    no call pays for the one before it. There are `rounds` rounds, or as many (up to 200) as take `at_least` seconds,
-    after one that warms up.
+    A round times every call once, so that what else the machine does falls on all of them alike. There are `rounds`
+    rounds, or as many (up to 200) as take `at_least` seconds, after one that warms up.
     """
     if warm_up:
         for call in calls.values():
@@ -29,7 +28,6 @@ def durations(
     done = 0
     while done < rounds or (time.perf_counter() - begin < at_least and done < 200):
         for name, call in calls.items():
-            call()  # untimed: what a call leaves in the caches is its own data, not its predecessor's
             start = time.perf_counter()
             call()
             results[name].append(time.perf_counter() - start)
