@@ -57,13 +57,16 @@ def make_problem(
 def product_times(problem: Problem, *, preset: str, backend: Backend, rounds: int) -> dict[str, list[float]]:
     """Seconds per round of every product, from raw parameters: projection, SH and the chains back are included.
 
-    `linearize` makes the plan (binning, sorting) too; `forward` renders with the plan there is. `hessian` is a whole
-    exact Hessian-vector product: jvp, second derivative of the loss, vjp_tangent.
+    `linearize` makes the plan (binning, sorting) too; `forward` renders with the plan there is and records, as for
+    products, which pairs contribute. `hessian` is a whole exact Hessian-vector product: jvp, second derivative of the
+    loss, vjp_tangent.
     """
     lin, gaussians, v, loss = problem.linearization, problem.gaussians, problem.tangent, problem.loss
     weights, u = loss.curvature, loss.gradient * lin.rgb.numel()
     # What a plan keeps of the projection at its point is computed anew for each product.
-    project = lin.reproject if isinstance(lin, NativeLinearization) else lambda: None
+    native = isinstance(lin, NativeLinearization)
+    project = lin.reproject if native else lambda: None
+    forward = lin.rerender if native else lambda: lin.render(gaussians)
 
     def from_parameters(product: Callable[[], object]) -> Callable[[], object]:
         def call() -> object:
@@ -83,7 +86,7 @@ def product_times(problem: Problem, *, preset: str, backend: Backend, rounds: in
     }
     calls: dict[str, Callable[[], object]] = {
         "linearize": lambda: linearize(gaussians, problem.cameras, preset=preset, backend=backend),
-        "forward": lambda: lin.render(gaussians),
+        "forward": from_parameters(forward),
         **{name: from_parameters(product) for name, product in products.items()},
     }
     with torch.no_grad():

@@ -18,16 +18,16 @@ def durations(
     """Seconds of each call in each of several rounds.
 
     A round times every call once, so that what else the machine does falls on all of them alike. There are `rounds`
-    rounds, or as many (up to 200) as take `at_least` seconds, after one that warms up.
+    rounds, or as many (up to 200) as take `at_least` seconds. With `warm_up` each call is made once untimed just before
+    it is timed, so that it finds the caches as its own repetition leaves them and does not pay for its predecessor.
     """
-    if warm_up:
-        for call in calls.values():
-            call()
     results: dict[str, list[float]] = {name: [] for name in calls}
     begin = time.perf_counter()
     done = 0
     while done < rounds or (time.perf_counter() - begin < at_least and done < 200):
         for name, call in calls.items():
+            if warm_up:
+                call()
             start = time.perf_counter()
             call()
             results[name].append(time.perf_counter() - start)

@@ -304,3 +304,8 @@ class NativeLinearization:
         """Project from the raw parameters again (the benchmark's share that the plan otherwise keeps)."""
         with self._turn:
             self._plan.reproject(self._threads)
+
+    def rerender(self) -> Rendering:
+        """Render the point again, contributing pairs recorded as for products (for the benchmark)."""
+        with self._turn:
+            return self._render(linearize=True)

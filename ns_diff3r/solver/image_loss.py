@@ -155,8 +155,10 @@ class LossLinearization:
     def hessian_product(self, images: Images) -> Images:
         """(∂²loss/∂R²)·images, exact where it exists (frozen L1 signs: 0), with the 1/n of the average."""
         loss, n = self.objective.loss, self.objective.num_residuals
-        second = penalties.second_derivative(loss.kind, self._error, loss.huber_delta)
-        out = second.mul_((1.0 - loss.ssim_weight) / n).mul_(images)
+        images, scale = images.detach().contiguous(), (1.0 - loss.ssim_weight) / n
+        out = penalties.hessian_product(
+            loss.kind, self.rendered, self.objective.target, images, delta=loss.huber_delta, scale=scale
+        )
         if self.objective.ssim_target is not None:
             out.sub_(self._ssim.hessian_product(images), alpha=loss.ssim_weight / n)
         return out

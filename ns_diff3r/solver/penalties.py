@@ -55,13 +55,21 @@ def total_and_gradient(
     return float((signs.double() * error.double()).sum()), scale * signs
 
 
-def second_derivative(kind: PenaltyKind, error: Images, delta: float) -> Images:
-    """ρ''(e) almost everywhere."""
+def hessian_product(
+    kind: PenaltyKind, rendered: Images, target: Images, images: Images, *, delta: float, scale: float
+) -> Images:
+    """scale·ρ''(e)∘images, ρ'' being that almost everywhere; arguments as of `total_and_gradient`."""
+    if is_native(rendered):
+        out = torch.empty_like(rendered)
+        tensors = (address(tensor, rendered) for tensor in (rendered, target, images, out))
+        call = native("pixel_hessian_product", rendered.dtype)
+        call(torch.get_num_threads(), rendered.numel(), _NUMBERS[kind], delta, scale, *tensors)
+        return out
     if kind == "mse":
-        return torch.full_like(error, 2.0)
+        return 2.0 * scale * images
     if kind == "huber":
-        return (error.abs() <= delta).to(error.dtype)
-    return torch.zeros_like(error)
+        return torch.where((rendered - target).abs() <= delta, scale * images, 0.0)
+    return torch.zeros_like(images)
 
 
 def curvature(kind: PenaltyKind, error: Images, delta: float, epsilon: float) -> Images:

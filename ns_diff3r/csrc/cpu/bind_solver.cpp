@@ -177,6 +177,11 @@ void bind_image_ops(py::module_& m, const std::string& suffix) {
     return pixel_loss(threads, n, static_cast<Penalty>(penalty), delta, scale, at<T>(x), at<T>(y), at<T>(signs),
                           at<T>(gradient));
   }, free_gil);
+  m.def(name("pixel_hessian_product").c_str(), [](int threads, int64_t n, int penalty, double delta, double scale,
+                                                     Address x, Address y, Address v, Address out) {
+    pixel_hessian_product(threads, n, static_cast<Penalty>(penalty), delta, scale, at<T>(x), at<T>(y), at<T>(v),
+                          at<T>(out));
+  }, free_gil);
 }
 
 }  // namespace

@@ -100,6 +100,7 @@ void Plan<T>::bin(int num_threads) {
   Key* keys = reinterpret_cast<Key*>(sort_keys_.reserve(size_t(lists_->num_intersections) * sizeof(Key)));
   v.record_slot_offsets = lists_->record_slot_offsets.reserve(record_capacity() + 1);
   v.record_slot_offsets[record_capacity()] = lists_->num_intersections;
+  v.record_slots = lists_->record_slots.reserve(size_t(lists_->num_intersections));
   parallel_for(num_threads, v.num_views * groups, [&](int64_t item) {
     const int64_t view = item / groups, group = item % groups;
     for (int64_t chunk = group * chunks / groups; chunk < (group + 1) * chunks / groups; ++chunk) {
@@ -114,27 +115,24 @@ void Plan<T>::bin(int num_threads) {
     for_each_record(item, [&](int64_t, int64_t, int64_t r) {
       const TileRect rect = tile_rect(v.record_blocks[r]);
       const Key key(v.records[r * kRecord + kDepth], uint32_t(r));
+      uint32_t* slot = v.record_slots + v.record_slot_offsets[r];
       for (int y = rect.y0; y < rect.y1; ++y)
-        for (int x = rect.x0; x < rect.x1; ++x) keys[position[y * v.tiles_x + x]++] = key;
+        for (int x = rect.x0; x < rect.x1; ++x) {
+          const int64_t place = position[y * v.tiles_x + x]++;
+          keys[place] = key;
+          *slot++ = uint32_t(place);
+        }
     });
   });
 
   v.tile_records = lists_->tile_records.reserve(size_t(lists_->num_intersections));
   v.tile_block_masks = lists_->tile_block_masks.reserve(size_t(lists_->num_intersections));
-  v.record_slots = lists_->record_slots.reserve(size_t(lists_->num_intersections));
   v.block_offsets = lists_->block_offsets.reserve(size_t(total_tiles * kBlocksPerTile + 1));
   const Kernels<T>& kernel = kernels<T>();
   parallel_for(num_threads, total_tiles, [&](int64_t tile) {
     const int64_t begin = v.tile_offsets[tile], end = v.tile_offsets[tile + 1];
     std::sort(keys + begin, keys + end);
-    const int tile_x = int(tile % tiles) % v.tiles_x, tile_y = int(tile % tiles) / v.tiles_x;
-    for (int64_t i = begin; i < end; ++i) {
-      const uint32_t r = keys[i].record();
-      const TileRect rect = tile_rect(v.record_blocks[r]);
-      v.tile_records[i] = r;
-      v.record_slots[v.record_slot_offsets[r] + int64_t(tile_y - rect.y0) * (rect.x1 - rect.x0) + (tile_x - rect.x0)] =
-          uint32_t(i);
-    }
+    for (int64_t i = begin; i < end; ++i) v.tile_records[i] = keys[i].record();
     kernel.block_masks_tile(v, tile);
     int64_t* count = v.block_offsets + tile * kBlocksPerTile;
     std::fill(count, count + kBlocksPerTile, 0);
@@ -153,11 +151,17 @@ void Plan<T>::bin(int num_threads) {
   lists_->max_block_candidates = size_t(longest);
   v.candidates = lists_->candidates.reserve(size_t(lists_->num_candidates));
   parallel_for(num_threads, total_tiles, [&](int64_t tile) {
+    const int tile_x = int(tile % tiles) % v.tiles_x, tile_y = int(tile % tiles) / v.tiles_x;
     int64_t position[kBlocksPerTile];
     std::copy(v.block_offsets + tile * kBlocksPerTile, v.block_offsets + (tile + 1) * kBlocksPerTile, position);
-    for (int64_t i = v.tile_offsets[tile]; i < v.tile_offsets[tile + 1]; ++i)
+    for (int64_t i = v.tile_offsets[tile]; i < v.tile_offsets[tile + 1]; ++i) {
+      const uint32_t r = v.tile_records[i];
+      const TileRect rect = tile_rect(v.record_blocks[r]);
+      const int64_t nth = int64_t(tile_y - rect.y0) * (rect.x1 - rect.x0) + (tile_x - rect.x0);
+      const Candidate candidate{r, v.record_slots[v.record_slot_offsets[r] + nth]};
       for (uint32_t mask = v.tile_block_masks[i]; mask; mask &= mask - 1)
-        v.candidates[position[__builtin_ctz(mask)]++] = {v.tile_records[i], uint32_t(i)};
+        v.candidates[position[__builtin_ctz(mask)]++] = candidate;
+    }
   });
 }
 

@@ -3,7 +3,7 @@
 #pragma once
 #include "../math/dual.h"
 #include "plan_view.h"
-#include "slots.h"
+#include "prefetch.h"
 #include "transpose.h"
 
 namespace ns_diff3r {
@@ -56,6 +56,16 @@ inline void load_pixels(const PlanView<T>& plan, const BlockPixels<T>& pixels, c
         lane[row * 4 * Channels + i] = image[(pixels.first + int64_t(row) * plan.width) * Channels + i];
   }
   deinterleave<Channels>(lane, out);
+}
+// Asks for an image's pixels of one tile: its rows lie scattered.
+template <int Channels, class T>
+NS_HD void prefetch_tile_pixels(const PlanView<T>& plan, const T* image, int64_t tile) {
+  const int64_t tiles = int64_t(plan.tiles_x) * plan.tiles_y;
+  if (tile >= plan.num_views * tiles) return;
+  const int64_t in_view = tile % tiles, x0 = in_view % plan.tiles_x * kTileSize, y0 = in_view / plan.tiles_x * kTileSize;
+  const int64_t end_y = y0 + kTileSize < plan.height ? y0 + kTileSize : plan.height;
+  for (int64_t y = y0; y < end_y; ++y)
+    prefetch_bytes(image + ((tile / tiles * plan.height + y) * plan.width + x0) * Channels, kTileSize * Channels * sizeof(T));
 }
 template <int Channels, class T>
 inline void store_pixels(const PlanView<T>& plan, const BlockPixels<T>& pixels, const Lanes<T> (&x)[Channels], T* image) {

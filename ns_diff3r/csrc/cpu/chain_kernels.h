@@ -3,7 +3,6 @@
 // back to cotangents of raw parameters. One chunk of Gaussians, all its views, so that no two work items share a row.
 #pragma once
 #include "project_kernels.h"
-#include "slots.h"
 
 namespace ns_diff3r {
 namespace NS_ISA {
@@ -56,6 +55,8 @@ void jvp_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tangents, int
   using L = Lanes<T>;
   using D = Dual<L>;
   for (int64_t i = chunk * kChunk; i < chunk_end(plan, chunk); i += kGroup) {
+    prefetch_rows(plan.params, i + kRowsAhead, plan.num_gaussians, plan.num_sh_bases);
+    prefetch_rows(tangents, i + kRowsAhead, plan.num_gaussians, plan.num_sh_bases);
     if (!visible_in_any(plan, i)) continue;
     const Rows rows = rows_from(i, plan.num_gaussians);
     const Geometry<L> value = load_geometry(plan.params, rows), tangent = load_geometry(tangents, rows);
@@ -191,6 +192,7 @@ void vjp_chunk(const PlanView<T>& plan, const T* slots, bool depth, int64_t chun
     for (int64_t view = 0; view < plan.num_views; ++view)
       for (int k = 0; k < kCameraSums; ++k) camera_sums[(view * plan.num_chunks + chunk) * kCameraSums + k] = 0.0;
   for (int64_t i = chunk * kChunk; i < chunk_end(plan, chunk); i += kGroup) {
+    prefetch_rows(plan.params, i + kRowsAhead, plan.num_gaussians, plan.num_sh_bases);
     const Rows rows = rows_from(i, plan.num_gaussians);
     Geometry<L> total = zero_geometry<T>();
     Vec3<L> total_sh[kMaxShBases];
@@ -210,7 +212,7 @@ void vjp_chunk(const PlanView<T>& plan, const T* slots, bool depth, int64_t chun
         gather_slots<T, 1>(plan, record, slots, sums);
         Projected<L> projected;
         project_rows(plan, camera, g, decisions, projected);
-        Splat<L> v = splat_cotangents(projected.splat, [&](int i) { return sums[0][slot_lane(i)]; });
+        Splat<L> v = splat_cotangents(projected.splat, [&](int i) { return sums[0][i]; });
         if (!depth) v.depth = zero;
         CameraCotangent<L> v_camera;
         Geometry<L> v_geometry = project_vjp(camera, projected, decisions, config.antialiased, v, v_camera);
@@ -255,6 +257,7 @@ void vjp_tangent_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tange
   const int K = plan.num_sh_bases;
   const L zero(T(0));
   for (int64_t i = chunk * kChunk; i < chunk_end(plan, chunk); i += kGroup) {
+    prefetch_rows(plan.params, i + kRowsAhead, plan.num_gaussians, plan.num_sh_bases);
     const Rows rows = rows_from(i, plan.num_gaussians);
     Geometry<L> total = zero_geometry<T>();
     Vec3<L> total_sh[kMaxShBases];
@@ -275,7 +278,7 @@ void vjp_tangent_chunk(const PlanView<T>& plan, const GaussianPointers<T>& tange
         Projected<D> projected;
         project(camera, geometry, decisions, config.eps2d, config.antialiased, config.min_compensation,
                 config.perspective_epsilon, projected);
-        const auto sum = [&](int i) { return D(gathered[0][slot_lane(i)], gathered[1][slot_lane(i)]); };
+        const auto sum = [&](int i) { return D(gathered[0][i], gathered[1][i]); };
         D moments[6] = {sum(0), sum(1), sum(2), sum(3), sum(4), sum(5)};
         move_moments(projected.splat.mean_x, projected.splat.mean_y, moments);
         Splat<D> v = splat_cotangents(projected.splat, [&](int i) { return i < 6 ? moments[i] : sum(i); });

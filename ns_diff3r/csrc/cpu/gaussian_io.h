@@ -4,6 +4,7 @@
 #include "../math/dual.h"
 #include "../math/projection.h"
 #include "plan_view.h"
+#include "prefetch.h"
 #include "transpose.h"
 
 namespace ns_diff3r {
@@ -19,6 +20,21 @@ struct Rows {
 
 NS_HD Rows rows_from(int64_t first, int64_t num_gaussians) {
   return {first, num_gaussians - first < kLanes ? int(num_gaussians - first) : kLanes};
+}
+
+constexpr int64_t kRowsAhead = 4 * kGroup;
+
+// Asks for the rows of a group that comes soon: six arrays are too many streams for the hardware to see them coming.
+template <class T>
+NS_HD void prefetch_rows(const GaussianPointers<T>& p, int64_t first, int64_t num_gaussians, int num_bases) {
+  if (first >= num_gaussians) return;
+  prefetch_bytes(p.means + first * 3, kGroup * 3 * sizeof(T));
+  prefetch_bytes(p.quats + first * 4, kGroup * 4 * sizeof(T));
+  prefetch_bytes(p.scales + first * 3, kGroup * 3 * sizeof(T));
+  prefetch_bytes(p.opacities + first, kGroup * sizeof(T));
+  prefetch_bytes(p.sh0 + first * 3, kGroup * 3 * sizeof(T));
+  const int64_t width = 3 * (num_bases - 1);
+  prefetch_bytes(p.shN + first * width, size_t(kGroup * width) * sizeof(T));
 }
 
 // Columns of an array [N, Width].

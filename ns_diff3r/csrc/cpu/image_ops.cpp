@@ -139,6 +139,22 @@ double pixel_loss(int threads, int64_t n, Penalty penalty, double delta, double 
   return total;
 }
 
+template <class T>
+void pixel_hessian_product(int threads, int64_t n, Penalty penalty, double delta, double scale, const T* x, const T* y,
+                           const T* v, T* out) {
+  const T limit = static_cast<T>(delta), factor = static_cast<T>(penalty == Penalty::mse ? 2.0 * scale : scale);
+  parallel_for(threads, (n + kPixelsPerItem - 1) / kPixelsPerItem, [&](int64_t item) {
+    const int64_t begin = item * kPixelsPerItem, end = std::min(n, begin + kPixelsPerItem);
+    if (penalty == Penalty::l1) {
+      std::fill(out + begin, out + end, T(0));
+    } else if (penalty == Penalty::mse) {
+      for (int64_t i = begin; i < end; ++i) out[i] = factor * v[i];
+    } else {
+      for (int64_t i = begin; i < end; ++i) out[i] = std::abs(x[i] - y[i]) <= limit ? factor * v[i] : T(0);
+    }
+  });
+}
+
 #define NS_INSTANTIATE(T)                                                                                            \
   template void image_filter(int, const ImageShape&, const double*, const T*, T*);                                   \
   template void ssim_target(int, const ImageShape&, const T*, T*, T*);                                               \
@@ -148,7 +164,8 @@ double pixel_loss(int threads, int64_t n, Penalty penalty, double delta, double 
   template void ssim_jvp(int, const ImageShape&, const T*, const SsimTarget<T>&, const SsimPartials<T>&, const T*,   \
                          T*);                                                                                        \
   template void ssim_partials_jvp(int, const ImageShape&, const T*, const SsimTarget<T>&, const T*, T*, T*, T*);     \
-  template double pixel_loss(int, int64_t, Penalty, double, double, const T*, const T*, const T*, T*);
+  template double pixel_loss(int, int64_t, Penalty, double, double, const T*, const T*, const T*, T*);                \
+  template void pixel_hessian_product(int, int64_t, Penalty, double, double, const T*, const T*, const T*, T*);
 NS_INSTANTIATE(float)
 NS_INSTANTIATE(double)
 

@@ -57,5 +57,9 @@ void ssim_partials_jvp(int threads, const ImageShape& shape, const T* x, const S
 template <class T>
 double pixel_loss(int threads, int64_t n, Penalty penalty, double delta, double scale, const T* x, const T* y,
                   const T* signs, T* gradient);
+// out = scale·ρ''(e)∘v
+template <class T>
+void pixel_hessian_product(int threads, int64_t n, Penalty penalty, double delta, double scale, const T* x, const T* y,
+                           const T* v, T* out);
 
 }  // namespace ns_diff3r

@@ -29,7 +29,7 @@ void moments_tile(const PlanView<T>& plan, const T* weights, int64_t tile, void*
       const T* record = plan.records + int64_t(entry.record) * kRecord;
       const SweepPair<T>& pair = store[i];
       const L dx = L(record[kMeanX]) - pixels.x, dy = L(record[kMeanY]) - pixels.y;
-      const L pair_slope = slope_weight(plan, entry, record, pixels, dx, dy, pair);
+      const L pair_slope = slope_weight(plan, entry, record, pixels, pair);
       L slope[3], m(T(0));
       for (int c = 0; c < 3; ++c) {
         const L difference = L(record[kRed + c]) - behind[c];

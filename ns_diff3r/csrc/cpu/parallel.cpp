@@ -3,6 +3,7 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <exception>
@@ -18,15 +19,16 @@ struct Job {
   const std::function<void(int64_t)>* fn;
   int64_t num_items;
   int max_workers;
+  int64_t run;  // items taken at a time: neighbours share what they read
   std::atomic<int64_t> next{0};
   std::atomic<int> joined{0};
   std::exception_ptr error;
   std::mutex error_mutex;
 
   void work() {
-    for (int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < num_items;) {
+    for (int64_t i; (i = next.fetch_add(run, std::memory_order_relaxed)) < num_items;) {
       try {
-        (*fn)(i);
+        for (const int64_t end = std::min(i + run, num_items); i < end; ++i) (*fn)(i);
       } catch (...) {
         std::lock_guard<std::mutex> lock(error_mutex);
         if (!error) error = std::current_exception();
@@ -117,6 +119,7 @@ void parallel_for(int num_threads, int64_t num_items, const std::function<void(i
   Job job;
   job.fn = &fn;
   job.num_items = num_items;
+  job.run = std::clamp<int64_t>(num_items / (16 * num_threads), 1, 8);
   pool().run(num_threads, job);
   if (job.error) std::rethrow_exception(job.error);
 }

@@ -102,11 +102,11 @@ void Plan<T>::require_pairs() const {
   if (!has_pairs_) throw std::logic_error("this plan was rendered for its images only: its contributing pairs are unknown");
 }
 
-// Work memory of one block's sweep on the calling thread.
+// Work memory of one block's sweep on the calling thread, for whole groups of sixteen pairs.
 template <class T>
 void* Plan<T>::scratch(size_t bytes_per_pair) const {
   static thread_local Buffer<unsigned char> buffer;
-  return buffer.reserve(lists_->max_block_candidates * bytes_per_pair + 64);
+  return buffer.reserve((lists_->max_block_candidates + 15) * bytes_per_pair + 64);
 }
 
 template <class T>

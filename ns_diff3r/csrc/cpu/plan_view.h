@@ -84,7 +84,8 @@ struct PlanView {
   BlockRect* record_blocks;
   T* records;
 
-  // intersections of tiles and records, by tile and in a tile by depth; a slot is an index into them
+  // Intersections of tiles and records, by tile and in a tile by depth. Each has a slot; the slots of a tile lie together
+  // too, but in the order of the records, since neighbours are gathered together.
   int64_t* tile_offsets;  // [V * tiles + 1]
   uint32_t* tile_records;
   uint16_t* tile_block_masks;

@@ -171,6 +171,7 @@ void reproject_chunk(const PlanView<T>& plan, bool frozen, int64_t view, int64_t
   const Camera<T>& camera = plan.cameras[view];
   for (int64_t i = chunk * kChunk; i < chunk_end(plan, chunk); i += kGroup) {
     const int64_t record = view * plan.view_stride + i;
+    prefetch_rows(plan.params, i + kRowsAhead, plan.num_gaussians, plan.num_sh_bases);
     if (!plan.group_visible[record / kGroup]) continue;
     const Rows rows = rows_from(i, plan.num_gaussians);
     const Geometry<L> g = load_geometry(plan.params, rows);

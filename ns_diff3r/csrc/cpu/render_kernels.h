@@ -153,11 +153,15 @@ void render_frozen_tile(const PlanView<T>& plan, int64_t tile, const RenderOutpu
   }
 }
 
-// Asks for the first records of the tile's next block, which no pair ahead announces.
+// Asks for the first records of the next block, which no pair ahead announces, and for the beginning of the list of the
+// one after it.
 template <class T>
-NS_HD void prefetch_block(const PlanView<T>& plan, const T* tangents, int64_t block) {
-  const Active* entry = plan.active + plan.block_offsets[block];
-  const int64_t count = plan.active_counts[block];
+NS_HD void prefetch_after(const PlanView<T>& plan, const T* tangents, int64_t block) {
+  const int64_t blocks = int64_t(plan.num_views) * plan.tiles_x * plan.tiles_y * kBlocksPerTile;
+  if (block + 2 >= blocks) return;
+  prefetch_bytes(plan.active + plan.block_offsets[block + 2], (kRecordsAhead + 4) * sizeof(Active));
+  const Active* entry = plan.active + plan.block_offsets[block + 1];
+  const int64_t count = plan.active_counts[block + 1];
   for (int64_t i = 0; i < (count < kRecordsAhead ? count : kRecordsAhead); ++i) {
     prefetch_record(plan.records, entry[i].record);
     if (tangents) prefetch_record(tangents, entry[i].record);

@@ -5,6 +5,7 @@
 // In relative form d(alpha)/alpha = q(dx, dy), a quadratic polynomial in d = mean - pixel whose six coefficients are
 // linear in the tangents of opacity, mean and conic; the vjp is its six moments.
 #pragma once
+#include "pair_sums.h"
 #include "render_kernels.h"
 
 namespace ns_diff3r {
@@ -19,11 +20,12 @@ struct SweepPair {
 // T_i times the slope of alpha, for the backward sweep: the weight itself where nothing is capped.
 template <class T>
 NS_HD Lanes<T> slope_weight(const PlanView<T>& plan, const Active& entry, const T* record, const BlockPixels<T>& pixels,
-                            const Lanes<T>& dx, const Lanes<T>& dy, const SweepPair<T>& pair) {
+                            const SweepPair<T>& pair) {
   using L = Lanes<T>;
   if (__builtin_expect(entry.capped == 0, 1)) return pair.weight;
   const Mask<T> capped = Mask<T>::from_bits(entry.capped);
   if (!plan.config.gradient_through_cap) return select(capped, L(T(0)), pair.weight);
+  const L dx = L(record[kMeanX]) - pixels.x, dy = L(record[kMeanY]) - pixels.y;
   return select(capped, pair.weight / pair.alpha * active_alpha(plan, entry, record, pixels, dx, dy).slope, pair.weight);
 }
 
@@ -66,44 +68,59 @@ NS_HD void sweep_forward(const PlanView<T>& plan, const T* tangents, int64_t blo
       d_rgb[1] += d_weight * L(record[kGreen]) + weight * L(q[7]);
       d_rgb[2] += d_weight * L(record[kBlue]) + weight * L(q[8]);
     }
-    transmittance = transmittance - weight;
+    transmittance = subtract_product(transmittance, transmittance, pair.alpha);
   }
   if constexpr (Tangents)
     for (int c = 0; c < 3; ++c) d_rgb[c] += d_transmittance * L(background[c]);
 }
 
-// Back to front: adds to the slot of every active pair (slots.h).
+// Back to front, sixteen pairs at a time. A slot holds what the pixels of one tile say about one Gaussian: the moments
+// 1, dx, dy, dx², dx dy, dy² of s = alpha ∂(u·I)/∂alpha, then Σ w u for red, green, blue and (with Depth only) depth.
+// `store` has room for whole groups of sixteen.
 template <class T, bool Depth>
 NS_HD void sweep_backward(const PlanView<T>& plan, int64_t block, const BlockPixels<T>& pixels, const T* background,
-                          const SweepPair<T>* store, const Lanes<T> (&u)[3], const Lanes<T>& u_alpha,
+                          SweepPair<T>* store, const Lanes<T> (&u)[3], const Lanes<T>& u_alpha,
                           const Lanes<T>& u_depth, T* slots) {
   using L = Lanes<T>;
+  alignas(64) T u_pixels[4][kLanes];
+  for (int c = 0; c < 3; ++c) u[c].store(u_pixels[c]);
+  if constexpr (Depth) u_depth.store(u_pixels[3]);
+  const T center_x = pixels.x[0] + T(1.5), center_y = pixels.y[0] + T(1.5);
+  const L one(T(1));
   L behind = u[0] * L(background[0]) + u[1] * L(background[1]) + u[2] * L(background[2]);
   const Active* const begin = plan.active + plan.block_offsets[block];
-  for (int64_t i = int64_t(plan.active_counts[block]) - 1; i >= 0; --i) {
-    const Active& entry = begin[i];
-    if (i >= kRecordsAhead) {
-      prefetch_record(plan.records, begin[i - kRecordsAhead].record);
-      prefetch_record(slots, begin[i - kRecordsAhead].slot);
+  const int64_t count = plan.active_counts[block];
+  for (int64_t group = (count - 1) / kLanes * kLanes; group >= 0; group -= kLanes) {
+    const int pairs = int(count - group < kLanes ? count - group : kLanes);
+    L s[kLanes], w[kLanes], numbers[kLanes];
+    alignas(64) T mean_x[kLanes], mean_y[kLanes];
+    for (int k = pairs; k < kLanes; ++k) {
+      s[k] = store[group + k].weight = L(T(0));
+      mean_x[k] = mean_y[k] = T(0);
     }
-    const T* record = plan.records + int64_t(entry.record) * kRecord;
-    const SweepPair<T>& pair = store[i];
-    L own = u[0] * L(record[kRed]) + u[1] * L(record[kGreen]) + u[2] * L(record[kBlue]);
-    if constexpr (Depth) own += u_depth * L(record[kDepth]) + u_alpha;
-    const L difference = own - behind;
-    behind += pair.alpha * difference;
-    const L dx = L(record[kMeanX]) - pixels.x, dy = L(record[kMeanY]) - pixels.y;
-    const L s = slope_weight(plan, entry, record, pixels, dx, dy, pair) * difference;
-    const L sx = s * dx, sy = s * dy;
-    const L& w = pair.weight;
-    T* slot = slots + int64_t(entry.slot) * kRecord;
-    if constexpr (Depth) {
-      L sums[10] = {s, sx, sy, sx * dx, sx * dy, sy * dy, w * u[0], w * u[1], w * u[2], w * u_depth};
-      (L::load(slot) + sum_lanes(sums)).store(slot);
-    } else {
-      L sums[9] = {s, sx, sy, sx * dx, sx * dy, sy * dy, w * u[0], w * u[1], w * u[2]};
-      (L::load(slot) + sum_lanes(sums)).store(slot);
+    for (int k = pairs - 1; k >= 0; --k) {
+      const int64_t i = group + k;
+      const Active& entry = begin[i];
+      if (i >= kRecordsAhead) {
+        prefetch_record(plan.records, begin[i - kRecordsAhead].record);
+        prefetch_record(slots, begin[i - kRecordsAhead].slot);
+      }
+      const T* record = plan.records + int64_t(entry.record) * kRecord;
+      const SweepPair<T>& pair = store[i];
+      L own = u[0] * L(record[kRed]) + u[1] * L(record[kGreen]) + u[2] * L(record[kBlue]);
+      if constexpr (Depth) own += u_depth * L(record[kDepth]) + u_alpha;
+      const L difference = own - behind;
+      behind = behind * (one - pair.alpha) + pair.alpha * own;  // a shorter chain than behind + alpha * difference
+      s[k] = slope_weight(plan, entry, record, pixels, pair) * difference;
+      mean_x[k] = record[kMeanX] - center_x;
+      mean_y[k] = record[kMeanY] - center_y;
     }
+    pair_moments(s, L::load(mean_x), L::load(mean_y), numbers);
+    for (int k = 0; k < kLanes; ++k) w[k] = store[group + k].weight;
+    transpose(w);
+    for (int i = 6; i < kLanes; ++i) numbers[i] = L(T(0));
+    add_weighted<Depth ? 4 : 3>(w, u_pixels, numbers + 6);
+    add_to_slots<kRecord>(numbers, begin + group, pairs, slots);
   }
 }
 
@@ -117,7 +134,7 @@ template <class T>
 void jvp_tile(const PlanView<T>& plan, const T* tangents, int64_t tile, T* d_rgb_out) {
   for (int b = 0; b < kBlocksPerTile; ++b) {
     const BlockPixels<T> pixels = block_pixels(plan, tile, b);
-    if (b + 1 < kBlocksPerTile) prefetch_block(plan, tangents, tile * kBlocksPerTile + b + 1);
+    prefetch_after(plan, tangents, tile * kBlocksPerTile + b);
     Lanes<T> d_rgb[3];
     sweep_forward<T, true, false>(plan, tangents, tile * kBlocksPerTile + b, pixels, background_of(plan, tile), nullptr,
                                   d_rgb);
@@ -129,13 +146,14 @@ template <class T>
 void vjp_tile(const PlanView<T>& plan, const ImageCotangents<T>& u, int64_t tile, void* scratch, T* slots) {
   using L = Lanes<T>;
   clear_slots(plan, tile, slots, kRecord);
+  if (u.rgb) prefetch_tile_pixels<3>(plan, u.rgb, tile + 1);
   SweepPair<T>* store = static_cast<SweepPair<T>*>(scratch);
   const T* background = background_of(plan, tile);
   for (int b = 0; b < kBlocksPerTile; ++b) {
     const int64_t block = tile * kBlocksPerTile + b;
     if (plan.active_counts[block] == 0) continue;
     const BlockPixels<T> pixels = block_pixels(plan, tile, b);
-    if (b + 1 < kBlocksPerTile) prefetch_block(plan, static_cast<const T*>(nullptr), block + 1);
+    prefetch_after(plan, static_cast<const T*>(nullptr), block);
     const L zero(T(0));
     L unused[3], u_rgb[3] = {zero, zero, zero}, u_alpha[1] = {zero}, u_depth[1] = {zero};
     if (u.rgb) load_pixels(plan, pixels, u.rgb, u_rgb);
@@ -155,13 +173,14 @@ template <class T>
 void gauss_newton_tile(const PlanView<T>& plan, const T* tangents, const T* weights, int64_t tile, void* scratch, T* slots) {
   using L = Lanes<T>;
   clear_slots(plan, tile, slots, kRecord);
+  prefetch_tile_pixels<3>(plan, weights, tile + 1);
   SweepPair<T>* store = static_cast<SweepPair<T>*>(scratch);
   const T* background = background_of(plan, tile);
   for (int b = 0; b < kBlocksPerTile; ++b) {
     const int64_t block = tile * kBlocksPerTile + b;
     if (plan.active_counts[block] == 0) continue;
     const BlockPixels<T> pixels = block_pixels(plan, tile, b);
-    if (b + 1 < kBlocksPerTile) prefetch_block(plan, tangents, block + 1);
+    prefetch_after(plan, tangents, block);
     L d_rgb[3], w[3];
     sweep_forward<T, true, true>(plan, tangents, block, pixels, background, store, d_rgb);
     load_pixels(plan, pixels, weights, w);

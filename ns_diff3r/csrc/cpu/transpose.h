@@ -80,40 +80,75 @@ NS_HD void interleave(const Lanes<T> (&x)[Width], T* p) {
 // Exchanges the off-diagonal Stride x Stride quarters of every 2 Stride x 2 Stride square.
 template <int Stride, class T>
 NS_HD void transpose_level(Lanes<T> (&x)[kLanes]) {
-  typedef typename LaneTraits<T>::Int Index __attribute__((vector_size(NS_SIMD_BYTES)));
-  Index low, high;
-  for (int i = 0; i < kLanes; ++i) {
-    const bool second = (i / Stride) % 2 == 1;
-    low[i] = second ? (i & ~Stride) + kLanes : i;
-    high[i] = second ? i + kLanes : (i | Stride);
-  }
+  constexpr int width = Lanes<T>::width;
+  if constexpr (Stride < width) {
+    typedef typename LaneTraits<T>::Int Index __attribute__((vector_size(NS_SIMD_BYTES)));
+    Index low, high;
+    for (int i = 0; i < width; ++i) {
+      const bool second = (i / Stride) % 2 == 1;
+      low[i] = second ? (i & ~Stride) + width : i;
+      high[i] = second ? i + width : (i | Stride);
+    }
 #pragma GCC unroll 8
-  for (int pair = 0; pair < kLanes / 2; ++pair) {
-    const int j = (pair / Stride) * 2 * Stride + pair % Stride;
-    const auto a = x[j].r[0], b = x[j + Stride].r[0];
-    x[j].r[0] = shuffle_pair(a, b, low);
-    x[j + Stride].r[0] = shuffle_pair(a, b, high);
+    for (int pair = 0; pair < kLanes / 2; ++pair) {
+      const int j = (pair / Stride) * 2 * Stride + pair % Stride;
+      for (int r = 0; r < Lanes<T>::registers; ++r) {
+        const auto a = x[j].r[r], b = x[j + Stride].r[r];
+        x[j].r[r] = shuffle_pair(a, b, low);
+        x[j + Stride].r[r] = shuffle_pair(a, b, high);
+      }
+    }
+  } else {
+    constexpr int step = Stride / width;  // whole registers
+#pragma GCC unroll 8
+    for (int pair = 0; pair < kLanes / 2; ++pair) {
+      const int j = (pair / Stride) * 2 * Stride + pair % Stride;
+      for (int r = 0; r < Lanes<T>::registers; ++r) {
+        if ((r / step) % 2 == 1) continue;
+        const auto a = x[j].r[r + step];
+        x[j].r[r + step] = x[j + Stride].r[r];
+        x[j + Stride].r[r] = a;
+      }
+    }
   }
 }
 
 // A 16x16 transpose in place.
 template <class T>
 NS_HD void transpose(Lanes<T> (&x)[kLanes]) {
-  if constexpr (one_register<T>()) {
-    transpose_level<8>(x);
-    transpose_level<4>(x);
-    transpose_level<2>(x);
-    transpose_level<1>(x);
-  } else {
-    alignas(64) T rows[kLanes][kLanes];
-    for (int j = 0; j < kLanes; ++j) x[j].store(rows[j]);
-    for (int j = 0; j < kLanes; ++j) {
-      alignas(64) T column[kLanes];
-      for (int l = 0; l < kLanes; ++l) column[l] = rows[l][j];
-      x[j] = Lanes<T>::load(column);
-    }
+  transpose_level<8>(x);
+  transpose_level<4>(x);
+  transpose_level<2>(x);
+  transpose_level<1>(x);
+}
+
+#if NS_SIMD_BYTES == 64
+// One register a row: by shuffles whose pattern is part of the instruction, which are the fastest and need no registers.
+NS_HD void transpose(Lanes<float> (&x)[kLanes]) {
+  using R = Lanes<float>::Register;
+  __m512 y[kLanes];
+#pragma GCC unroll 4
+  for (int k = 0; k < kLanes; k += 4) {  // the 4x4 squares of four rows
+    const __m512 a = (__m512)x[k].r[0], b = (__m512)x[k + 1].r[0], c = (__m512)x[k + 2].r[0], d = (__m512)x[k + 3].r[0];
+    const __m512 ab = _mm512_unpacklo_ps(a, b), ab_high = _mm512_unpackhi_ps(a, b);
+    const __m512 cd = _mm512_unpacklo_ps(c, d), cd_high = _mm512_unpackhi_ps(c, d);
+    y[k] = _mm512_shuffle_ps(ab, cd, 0x44);
+    y[k + 1] = _mm512_shuffle_ps(ab, cd, 0xee);
+    y[k + 2] = _mm512_shuffle_ps(ab_high, cd_high, 0x44);
+    y[k + 3] = _mm512_shuffle_ps(ab_high, cd_high, 0xee);
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {  // and the squares among themselves
+    const __m512 even_low = _mm512_shuffle_f32x4(y[k], y[4 + k], 0x88), odd_low = _mm512_shuffle_f32x4(y[k], y[4 + k], 0xdd);
+    const __m512 even_high = _mm512_shuffle_f32x4(y[8 + k], y[12 + k], 0x88);
+    const __m512 odd_high = _mm512_shuffle_f32x4(y[8 + k], y[12 + k], 0xdd);
+    x[k].r[0] = (R)_mm512_shuffle_f32x4(even_low, even_high, 0x88);
+    x[4 + k].r[0] = (R)_mm512_shuffle_f32x4(odd_low, odd_high, 0x88);
+    x[8 + k].r[0] = (R)_mm512_shuffle_f32x4(even_low, even_high, 0xdd);
+    x[12 + k].r[0] = (R)_mm512_shuffle_f32x4(odd_low, odd_high, 0xdd);
   }
 }
+#endif
 
 }  // namespace NS_ISA
 }  // namespace ns_diff3r
