@@ -89,7 +89,9 @@ void render_tile(const PlanView<T>& plan, int64_t tile, const RenderOutputs<T>& 
         const uint32_t bits = contributes.to_bits();
         if (bits) {
           *active++ = {entry->record, entry->slot, uint16_t(bits), uint16_t(bits & (raw > alpha_max).to_bits())};
-          __atomic_store_n(plan.record_contributes + entry->record, uint8_t(1), __ATOMIC_RELAXED);  // tiles share records
+          // Tiles share records and records share cache lines, which would wander between the cores with every store.
+          uint8_t* const seen = plan.record_contributes + entry->record;
+          if (!__atomic_load_n(seen, __ATOMIC_RELAXED)) __atomic_store_n(seen, uint8_t(1), __ATOMIC_RELAXED);
         }
       }
       if (!any(alive)) break;
