@@ -60,7 +60,7 @@ class Reconstruct:
         from ..data import SceneError
         from ..training.inference import reconstruct
         from ..training.weights import open_weights
-        from .optimize import make_folder
+        from .tables import make_folder
 
         if self.weights is None:
             raise ValueError(NO_WEIGHTS)
@@ -142,7 +142,7 @@ class Reconstruct:
     def _judge(self, network: TrainedNetwork, sampler: BatchSampler, result: Reconstruction) -> list[dict[str, Any]]:
         """Figures on held-out views, or on the context where none is held out, as a table and a picture."""
         from ..data.batches import SceneBatch
-        from ..evaluation.evaluate import judge
+        from ..evaluation.evaluate import judge, mean_figures
         from ..evaluation.metrics import ImageMetrics
         from ..evaluation.reports import save_pictures
         from .tables import print_table
@@ -157,7 +157,7 @@ class Reconstruct:
         kind = "held out" if targets else "context"
         figures = [{"view": f"{kind} {frame}", **row} for frame, row in zip(shown, rows, strict=True)]
         names = [name for name in figures[0] if name.endswith(("_before", "_after", "_gain"))]
-        mean = {name: sum(row[name] for row in figures) / len(figures) for name in names}
+        mean = mean_figures(figures, names)
         table = [{"view": row["view"], **{name: row[name] for name in names}} for row in figures]
         caption = "" if targets else "these photographs were used: --hold-out measures on others"
         print_table("Before and after optimisation", [*table, {"view": f"mean, {kind}", **mean}], caption)
