@@ -17,6 +17,7 @@ from nerfstudio.utils.eval_utils import eval_setup  # noqa: E402
 from nerfstudio.viewer.viewer import Viewer  # noqa: E402
 
 from ns_diff3r import Gaussians  # noqa: E402
+from ns_diff3r.cli.main import main  # noqa: E402
 from ns_diff3r.training.stages import StageConfig  # noqa: E402
 from tests.nerfstudio.conftest import LOOKING_IN, free_port, make_pipeline, scene_of, small_config  # noqa: E402
 from tests.nerfstudio.viser_client import ViserClient  # noqa: E402
@@ -46,6 +47,9 @@ def test_few_images(count, held_out, tmp_path, capsys, with_programs):
 
     ExportGaussianSplat(load_config=stored, output_dir=tmp_path).main()
     assert Gaussians.load_ply(tmp_path / "splat.ply").num_gaussians > 1000
+    ours = tmp_path / "ours.ply"
+    assert main(["export", "--run", str(trainer.base_dir), "--output", str(ours), "--threads", "1"]) == 0
+    assert Gaussians.load_ply(ours).num_gaussians > 1000
 
     config, pipeline, _, step = eval_setup(stored)
     assert len(pipeline.datamanager.eval_dataset) == held_out
