@@ -23,6 +23,7 @@ from tests.nerfstudio.conftest import LOOKING_IN, free_port, make_pipeline, scen
 from tests.nerfstudio.viser_client import ViserClient  # noqa: E402
 
 
+@pytest.mark.filterwarnings("always::ns_diff3r.data.SceneWarning")
 @pytest.mark.parametrize(("count", "held_out"), [(2, 0), (3, 1), (5, 1), (9, 1)])
 def test_few_images(count, held_out, tmp_path, capsys, with_programs):
     from nerfstudio.scripts.eval import ComputePSNR
