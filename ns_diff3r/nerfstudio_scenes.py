@@ -32,7 +32,8 @@ def scene_from_dataparser(dataparser: DataParser) -> tuple[Scene, Placement]:
     ignored with a note.
 
     Raises:
-        SceneError: no image, cameras that are not perspective, or what `scene_from_photographs` refuses.
+        SceneError: what the dataparser fails at, no image, cameras that are not perspective, or what
+            `scene_from_photographs` refuses.
     """
     path = Path(dataparser.config.data)
     photographs: dict[Path, Photograph] = {}
@@ -45,10 +46,11 @@ def scene_from_dataparser(dataparser: DataParser) -> tuple[Scene, Placement]:
     for split in splits:
         try:
             outputs = dataparser.get_dataparser_outputs(split=split)
-        except (FileNotFoundError, ValueError):
-            if split == SPLITS[0]:
-                raise
-            continue  # many formats have no such list
+        except Exception as error:  # dataparsers assert, divide by zero, miss keys
+            if split != SPLITS[0] and isinstance(error, FileNotFoundError | ValueError):
+                continue  # many formats have no such list
+            fault = f"{type(dataparser).__name__} cannot read it: {type(error).__name__}: {error}"
+            raise SceneError(f"{path}: {fault}") from error
         for photograph in _photographs(path, outputs):
             photographs.setdefault(photograph.image_path, photograph)
         points = _points(outputs) if points is None else points

@@ -194,7 +194,8 @@ class Diff3RTrainer(Trainer):
             "schedulers": {name: scheduler.state_dict() for name, scheduler in self.optimizers.schedulers.items()},
             "scalers": self.grad_scaler.state_dict(),
         }
-        save_checkpoint(self.checkpoint_dir, step, state, keep_previous=not self.config.save_only_latest_checkpoint)
+        with one_clear_error():
+            save_checkpoint(self.checkpoint_dir, step, state, keep_previous=not self.config.save_only_latest_checkpoint)
 
     def _load_checkpoint(self) -> None:
         """Continue from a checkpoint where one is asked for.

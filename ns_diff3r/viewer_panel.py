@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from jaxtyping import Float
+from nerfstudio.cameras.cameras import Cameras
 from nerfstudio.engine.callbacks import TrainingCallback, TrainingCallbackLocation
 from nerfstudio.viewer.viewer_elements import (
     ViewerButton,
@@ -18,8 +18,9 @@ from nerfstudio.viewer.viewer_elements import (
     ViewerSlider,
     ViewerText,
 )
-from torch import Tensor, nn
+from torch import nn
 
+from .nerfstudio_cameras import OPENGL_AXES
 from .splats import GROUPS
 from .splats.rotations import rotations_to_quats
 from .training.inference import Reconstruction
@@ -87,21 +88,33 @@ class ViewerStart(ViewerControl):
     """nerfstudio's control, which also puts every new visitor where a photograph of the scene was taken: the viewer's
     own first camera may look past it."""
 
-    def __init__(self, first_camera: Callable[[], tuple[Float[Tensor, "3 4"], float]]) -> None:
-        """`first_camera` gives camera-to-world (OpenGL axes, nerfstudio's world) and the vertical field of view."""
+    def __init__(self, first_camera: Callable[[], Cameras]) -> None:
+        """`first_camera` gives one perspective camera in nerfstudio's world, [1]."""
         self._first_camera = first_camera
 
     def _setup(self, viewer: Viewer) -> None:
         super()._setup(viewer)
-        viewer.viser_server.on_client_connect(self._place)
+        viewer.viser_server.on_client_connect(lambda client: self._place(client, viewer.config.camera_frustum_scale))
 
-    def _place(self, client: ClientHandle) -> None:
-        camera_to_world, field_of_view = self._first_camera()
-        to_opencv = camera_to_world.new_tensor([1.0, -1.0, -1.0])
+    def _place(self, client: ClientHandle, frustum_scale: float) -> None:
+        camera = self._first_camera()
+        pose = camera.camera_to_worlds[0].double().cpu()
+        before_photograph = -pose[:, 2] * 1.2 * photograph_distance(camera, frustum_scale)
         with client.atomic():
-            client.camera.position = (VISER_NERFSTUDIO_SCALE_RATIO * camera_to_world[:, 3]).numpy(force=True)
-            client.camera.wxyz = rotations_to_quats(camera_to_world[:, :3] * to_opencv).numpy(force=True)
-            client.camera.fov = field_of_view
+            client.camera.position = (VISER_NERFSTUDIO_SCALE_RATIO * pose[:, 3] + before_photograph).numpy()
+            client.camera.wxyz = rotations_to_quats(pose[:, :3] * pose.new_tensor(OPENGL_AXES)).numpy()
+            client.camera.fov = 2.0 * math.atan(float(camera.height / (2.0 * camera.fy)))
+
+
+def photograph_distance(camera: Cameras, frustum_scale: float) -> float:
+    """How far before a training camera the viewer hangs its photograph, in the viewer's units: a visitor who stands
+    where the camera stood sees nothing else.
+
+    The viewer draws pyramids of one volume, and takes the horizontal field of view for the vertical one.
+    """
+    half_height = float(camera.cx / camera.fx)
+    half_width = half_height * float(camera.cx / camera.cy)
+    return frustum_scale / (half_width * half_height / 3.0) ** (1.0 / 3.0)
 
 
 class ViewerPanel(nn.Module):
@@ -154,13 +167,12 @@ class ViewerPanel(nn.Module):
 
         return [TrainingCallback([TrainingCallbackLocation.BEFORE_TRAIN_ITERATION], refresh)]
 
-    def _first_camera(self) -> tuple[Float[Tensor, "3 4"], float]:
+    def _first_camera(self) -> Cameras:
         """The camera of the middle one of the context views."""
         dataset, frames = self._pipeline.datamanager.train_dataset, self._pipeline.context_frames
         middle = frames[len(frames) // 2]
         index = dataset.frames.index(middle) if middle in dataset.frames else 0
-        height, focal = float(dataset.cameras.height[index]), float(dataset.cameras.fy[index])
-        return dataset.cameras.camera_to_worlds[index].double(), 2.0 * math.atan(height / (2.0 * focal))
+        return dataset.cameras[index : index + 1]
 
     # --- callbacks of the controls; the viewer calls them with the lock held ---
 

@@ -52,8 +52,9 @@ class Optimize:
         """Optimise, print the table, write the files; status 1 if the optimisation diverged."""
         import torch
 
+        from ..evaluation.reports import save_pictures
         from ..solver import DifferentiableTTO, TTOStatus
-        from .tables import print_table, write_json
+        from .tables import make_folder, print_table, write_json
 
         if self.threads:
             torch.set_num_threads(self.threads)
@@ -85,23 +86,14 @@ class Optimize:
         )
 
         result.save_ply(self.output / "scene.ply")
-        save_comparison(self.output / "comparison.png", [shown.images, images["before"], images["after"]])
+        pictures = list(zip(shown.images, images["before"], images["after"], strict=True))
+        save_pictures(self.output / "comparison.png", pictures, min_height=180)
         write_json(
             self.output / "results.json",
             {"psnr": rows, "seconds": duration, "status": solution.status.value, "loss_curve": solution.loss_curve},
         )
         print(f"wrote scene.ply, comparison.png (photograph, before, after) and results.json to {self.output}")
         return 1 if solution.status is TTOStatus.DIVERGED else 0
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder if it is missing; OSError naming it if nothing can be written there."""
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        (path / ".writable").touch()
-        (path / ".writable").unlink()
-    except OSError as error:
-        raise OSError(f"cannot write to {path}: {error.strerror}") from error
 
 
 def _render(gaussians: Gaussians, views: Views, preset: str) -> Float[Tensor, "V H W 3"]:
@@ -113,36 +105,17 @@ def _render(gaussians: Gaussians, views: Views, preset: str) -> Float[Tensor, "V
         return render(gaussians, views.cameras, preset=preset).rgb.clamp(0, 1)
 
 
-def psnr(images: Float[Tensor, "*batch 3"], truth: Float[Tensor, "*batch 3"]) -> float:
-    """Peak signal-to-noise ratio in dB of images in [0, 1]; infinite for equal images."""
-    return float(-10 * (images - truth).double().square().mean().log10())
-
-
 def _row(name: str, before: Tensor, after: Tensor, truth: Tensor) -> dict[str, Any]:
+    from ..evaluation.metrics import psnr
+
     values = psnr(before, truth), psnr(after, truth)
     return {"view": name, "before": values[0], "after": values[1], "gain": values[1] - values[0]}
 
 
 def _rows(images: dict[str, Tensor], views: Views, kind: str) -> list[dict[str, Any]]:
     """One row a view, and their mean (of the dB values)."""
+    from ..evaluation.evaluate import mean_figures
+
     triples = zip(images["before"], images["after"], views.images, strict=True)
     rows = [_row(f"{kind} {i}", *triple) for i, triple in enumerate(triples)]
-    mean = {name: sum(row[name] for row in rows) / len(rows) for name in ("before", "after", "gain")}
-    return [*rows, {"view": f"mean, {kind}", **mean}]
-
-
-def save_comparison(path: Path, columns: list[Float[Tensor, "V H W 3"]], max_rows: int = 3) -> None:
-    """One picture: a row per view, a column per stack of images, thin white lines between."""
-    import numpy as np
-    import torch
-    from PIL import Image
-
-    rows = [torch.cat([_framed(stack[v]) for stack in columns], dim=1) for v in range(min(max_rows, len(columns[0])))]
-    pixels = torch.cat(rows, dim=0)[:-2, :-2].clamp(0, 1)
-    Image.fromarray(np.rint(pixels.numpy() * 255).astype(np.uint8)).save(path)
-
-
-def _framed(image: Float[Tensor, "H W 3"]) -> Float[Tensor, "h w 3"]:
-    import torch
-
-    return torch.nn.functional.pad(image, (0, 0, 0, 2, 0, 2), value=1.0)
+    return [*rows, {"view": f"mean, {kind}", **mean_figures(rows, ("before", "after", "gain"))}]

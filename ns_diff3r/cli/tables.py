@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Results of a command as a table on the terminal and as JSON in a file."""
+"""Results of a command: as a table on the terminal, as JSON in a file, and the folder that they go to."""
 
 from __future__ import annotations
 
@@ -29,6 +29,16 @@ def _text(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder if it is missing; OSError naming it if nothing can be written there."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        (path / ".writable").touch()
+        (path / ".writable").unlink()
+    except OSError as error:
+        raise OSError(f"cannot write to {path}: {error.strerror}") from error
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -22,9 +22,11 @@ from ..training.stages import StageConfig
 FULL_STEPS = 20_000
 TINY_STEPS = 200
 
-diff3r = MethodSpecification(
-    config=Diff3RTrainerConfig(
-        method_name="diff3r",
+
+def _full(method_name: str, stages: StageConfig) -> Diff3RTrainerConfig:
+    """What the whole method and its first stage alone share."""
+    return Diff3RTrainerConfig(
+        method_name=method_name,
         max_num_iterations=FULL_STEPS,
         steps_per_save=500,
         steps_per_eval_batch=250,
@@ -32,26 +34,23 @@ diff3r = MethodSpecification(
         steps_per_eval_all_images=5000,
         pipeline=Diff3RPipelineConfig(
             datamanager=Diff3RDataManagerConfig(collection=CollectionConfig(max_size=256)),
+            model=Diff3RModelConfig(training=RunTrainingConfig(stages=stages)),
         ),
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
-    ),
+        viewer=_viewer(),
+    )
+
+
+def _viewer() -> ViewerConfig:
+    return ViewerConfig(num_rays_per_chunk=1 << 15)
+
+
+diff3r = MethodSpecification(
+    config=_full("diff3r", StageConfig()),
     description="Diff3R: feed-forward Gaussian splatting, trained through test-time optimisation (both stages).",
 )
 
 diff3r_pretrain = MethodSpecification(
-    config=Diff3RTrainerConfig(
-        method_name="diff3r-pretrain",
-        max_num_iterations=FULL_STEPS,
-        steps_per_save=500,
-        steps_per_eval_batch=250,
-        steps_per_eval_image=250,
-        steps_per_eval_all_images=5000,
-        pipeline=Diff3RPipelineConfig(
-            datamanager=Diff3RDataManagerConfig(collection=CollectionConfig(max_size=256)),
-            model=Diff3RModelConfig(training=RunTrainingConfig(stages=StageConfig(pretrain_fraction=1.0))),
-        ),
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
-    ),
+    config=_full("diff3r-pretrain", StageConfig(pretrain_fraction=1.0)),
     description="Stage 1 of diff3r alone: the feed-forward network, without test-time optimisation.",
 )
 
@@ -77,7 +76,7 @@ diff3r_tiny = MethodSpecification(
             ),
             refresh_every=25,
         ),
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
+        viewer=_viewer(),
     ),
     description="A small diff3r for a CPU: learns something about one scene in minutes.",
 )

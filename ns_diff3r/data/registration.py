@@ -143,10 +143,8 @@ def _reconstruct(
     report("features")
     pycolmap.extract_features(database, folder, image_names=names, camera_mode=mode, reader_options=reader)
     report("matches")
-    if len(names) <= MOST_PAIRED:
-        pycolmap.match_exhaustive(database)
-    else:
-        pycolmap.match_sequential(database)
+    match = pycolmap.match_exhaustive if len(names) <= MOST_PAIRED else pycolmap.match_sequential
+    match(database, verification_options=_verification_options(pycolmap))
     report("poses")
     best = None
     for manner in (CAREFUL, DARING):
@@ -159,6 +157,14 @@ def _reconstruct(
         if best is not None and best.num_reg_images() >= max(min_registered, len(names) // 2):
             break
     return best
+
+
+def _verification_options(pycolmap: ModuleType) -> Any:
+    """Those of pycolmap, with a seed: which photographs can be placed would change from run to run."""
+    options = pycolmap.TwoViewGeometryOptions()
+    if hasattr(options.ransac, "random_seed"):
+        options.ransac.random_seed = 0
+    return options
 
 
 def _mapping_options(pycolmap: ModuleType, manner: str) -> Any:

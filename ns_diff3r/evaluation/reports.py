@@ -41,13 +41,14 @@ def _table_row(name: str, figures: dict[str, Any], names: Sequence[str]) -> dict
     return {
         "image": name,
         **{f"PSNR {key}": value for key, value in baselines.items()},
-        **{_title(key): figures[key] for key in metrics},
+        **{title(key): figures[key] for key in metrics},
         "TTO s": figures["tto_seconds"],
         "Gaussians": round(figures["num_gaussians"]),
     }
 
 
-def _title(key: str) -> str:
+def title(key: str) -> str:
+    """Heading of a figure in a table: "PSNR before" of "psnr_before"."""
     metric, _, when = key.rpartition("_")
     return f"{metric.upper()} {when}"
 

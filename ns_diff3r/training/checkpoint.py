@@ -47,13 +47,20 @@ def save_checkpoint(folder: Path, step: int, state: Mapping[str, Any], keep_prev
         _synchronize(folder)
     except (OSError, RuntimeError) as error:  # torch reports a failed write as RuntimeError
         temporary.unlink(missing_ok=True)
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise OSError(f"{path}: the checkpoint could not be written: {reason}") from error
+        raise OSError(f"{path}: the checkpoint could not be written: {_reason(error)}") from error
     if not keep_previous:
         for other in checkpoints(folder):
             if other != path:
                 other.unlink(missing_ok=True)
     return path
+
+
+def _reason(error: BaseException) -> str:
+    """The system's words for a failed write, which torch covers with its own."""
+    cause: BaseException | None = error
+    while cause is not None and not (isinstance(cause, OSError) and cause.strerror):
+        cause = cause.__context__
+    return str(error) if cause is None else str(cause.strerror)
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -26,7 +26,7 @@ def test_optimize_improves_held_out_views_and_writes_files(tmp_path, capsys):
     assert results["environment"]["torch"]
     assert Gaussians.load_ply(output / "scene.ply").num_gaussians == 800
     width, height = Image.open(output / "comparison.png").size
-    assert (width, height) == (3 * 62 - 2, 2 * 47 - 2)  # two held-out views: photograph, before, after
+    assert (width, height) == (3 * 242 - 2, 2 * 182 - 2)  # two held-out views, four-fold: photograph, before, after
     assert "mean, held out" in capsys.readouterr().out
 
 

@@ -41,6 +41,7 @@ def test_writes_a_splat_a_picture_and_figures(weights, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert results["weights"]["sha256"] in printed
     assert "3 of 12 photographs" in printed
+    assert "PSNR before" in printed
 
 
 def test_photographs_can_be_chosen_and_held_out(weights, tmp_path):

@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """What is settled before the first step: the device, how far the run goes, and one clear error for bad input."""
 
+import errno
 import json
 import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,12 +12,14 @@ import torch
 pytest.importorskip("nerfstudio")
 pytestmark = pytest.mark.nerfstudio
 
+from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig  # noqa: E402
+
 from ns_diff3r import compat, extension  # noqa: E402
 from ns_diff3r.compat import resolve_device_type, usable_device  # noqa: E402
 from ns_diff3r.data import CollectionConfig  # noqa: E402
 from ns_diff3r.resuming import plan_run  # noqa: E402
 from ns_diff3r.run_checks import check_space, check_writable  # noqa: E402
-from tests.nerfstudio.conftest import ROOM, scene_of, small_config  # noqa: E402
+from tests.nerfstudio.conftest import ROOM, make_pipeline, scene_of, small_config  # noqa: E402
 from tests.nerfstudio.in_process import failing  # noqa: E402
 
 # --- devices ---
@@ -98,6 +102,66 @@ def test_a_missing_or_empty_folder_and_unknown_scenes(tmp_path, capsys):
     assert "at least 2" in failing(small_config(scene_of(1, tmp_path / "one"), tmp_path), capsys)
 
 
+def at_one_point(content):
+    for frame in content["frames"]:
+        for row in frame["transform_matrix"][:3]:
+            row[3] = 0.5
+
+
+def without_poses(content):
+    for frame in content["frames"]:
+        frame["transform_matrix"][0][3] = float("nan")
+
+
+def spoiled(change, folder: Path) -> Path:
+    """A scene whose transforms.json is changed."""
+    scene = scene_of(4, folder)
+    content = json.loads((scene / "transforms.json").read_text())
+    change(content)
+    (scene / "transforms.json").write_text(json.dumps(content))
+    return scene
+
+
+@pytest.mark.parametrize(
+    ("change", "ours", "nerfstudios"),
+    [
+        (lambda content: content.pop("fl_x"), "fl_x is missing", "fx not specified"),
+        (at_one_point, "all 4 cameras are at one point", "Nerfstudio cannot read it: ZeroDivisionError"),
+        (without_poses, "00.jpg: its pose (transform_matrix) holds a NaN", "its pose (transform_matrix) holds a NaN"),
+        (
+            lambda content: content.update(camera_model="OPENCV_FISHEYE"),
+            "camera_model 'OPENCV_FISHEYE' is not supported",
+            "was taken by a fisheye camera",
+        ),
+        (lambda content: content.update(ply_file_path="images/00.jpg"), "not a readable point cloud", None),
+    ],
+)
+def test_scenes_that_cannot_be(change, ours, nerfstudios, tmp_path, capsys):
+    """With our dataparser, and with nerfstudio's, whose own faults are named as well."""
+    scene = spoiled(change, tmp_path / "scene")
+    assert ours in failing(small_config(scene, tmp_path / "ours"), capsys)
+    if nerfstudios is not None:
+        config = small_config(scene, tmp_path / "nerfstudios")
+        config.pipeline.datamanager.dataparser = NerfstudioDataParserConfig()
+        message = failing(config, capsys)
+        assert nerfstudios in message
+        assert str(scene) in message
+
+
+def test_photographs_that_cannot_be_used_are_named_and_left_out(tmp_path, capsys):
+    scene = scene_of(6, tmp_path / "scene")
+    (scene / "images" / "02.jpg").write_bytes((scene / "images" / "02.jpg").read_bytes()[:1000])
+    (scene / "images" / "03.jpg").unlink()
+    make_pipeline(small_config(scene, tmp_path))
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "02.jpg: not a readable image" in shown
+    assert "03.jpg: no such image" in shown
+    (scene / "images" / "04.jpg").unlink()
+    (scene / "images" / "05.jpg").unlink()
+    (scene / "images" / "00.jpg").unlink()
+    assert "1 of 6 photographs can be used, at least 2 are needed" in failing(small_config(scene, tmp_path), capsys)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_an_output_folder_without_permission(tmp_path, capsys):
     (tmp_path / "closed").mkdir(mode=0o500)
@@ -117,6 +181,15 @@ def test_a_full_disk(tmp_path, capsys, monkeypatch):
     message = failing(small_config(ROOM, tmp_path), capsys)
     assert "1 MiB are free" in message
     check_space(tmp_path, torch.nn.Linear(4, 4))
+
+
+def test_a_disk_that_fills_during_training(tmp_path, capsys, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("ns_diff3r.training.checkpoint.torch.save", full)
+    message = failing(small_config(ROOM, tmp_path), capsys)
+    assert "000000003.ckpt: the checkpoint could not be written: No space left on device" in message
 
 
 def test_checkpoints_that_are_not_there(tmp_path, capsys):

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 pytest.importorskip("nerfstudio")
 pytestmark = [pytest.mark.nerfstudio, pytest.mark.slow]
@@ -16,12 +17,15 @@ from nerfstudio.configs.base_config import ViewerConfig  # noqa: E402
 from nerfstudio.utils.eval_utils import eval_setup  # noqa: E402
 from nerfstudio.viewer.viewer import Viewer  # noqa: E402
 
-from ns_diff3r import Gaussians  # noqa: E402
+from ns_diff3r import Gaussians, render  # noqa: E402
+from ns_diff3r.cli.main import main  # noqa: E402
+from ns_diff3r.nerfstudio_cameras import to_cameras  # noqa: E402
 from ns_diff3r.training.stages import StageConfig  # noqa: E402
 from tests.nerfstudio.conftest import LOOKING_IN, free_port, make_pipeline, scene_of, small_config  # noqa: E402
 from tests.nerfstudio.viser_client import ViserClient  # noqa: E402
 
 
+@pytest.mark.filterwarnings("always::ns_diff3r.data.SceneWarning")
 @pytest.mark.parametrize(("count", "held_out"), [(2, 0), (3, 1), (5, 1), (9, 1)])
 def test_few_images(count, held_out, tmp_path, capsys, with_programs):
     from nerfstudio.scripts.eval import ComputePSNR
@@ -45,10 +49,17 @@ def test_few_images(count, held_out, tmp_path, capsys, with_programs):
     assert ("no image is held out" in capsys.readouterr().out) == (held_out == 0)
 
     ExportGaussianSplat(load_config=stored, output_dir=tmp_path).main()
-    assert Gaussians.load_ply(tmp_path / "splat.ply").num_gaussians > 1000
+    exported = Gaussians.load_ply(tmp_path / "splat.ply")
+    ours = tmp_path / "ours.ply"
+    assert main(["export", "--run", str(trainer.base_dir), "--output", str(ours), "--threads", "1"]) == 0
+    assert Gaussians.load_ply(ours).num_gaussians > 1000
 
     config, pipeline, _, step = eval_setup(stored)
     assert len(pipeline.datamanager.eval_dataset) == held_out
+    camera = pipeline.datamanager.train_dataset.cameras[:1]
+    shown_in_viewer = pipeline.model.get_outputs_for_camera(camera)["rgb"]
+    drawn = render(exported, to_cameras(camera)).rgb[0].clamp(0, 1)
+    torch.testing.assert_close(drawn, shown_in_viewer, atol=1e-5, rtol=0)
     with shown(pipeline, tmp_path, step) as client:
         client.look(*LOOKING_IN)
         assert client.picture().std() > 5

@@ -86,7 +86,17 @@ def test_torchs_own_report_of_a_failed_write_is_an_os_error(tmp_path, monkeypatc
         raise RuntimeError("[enforce fail at inline_container.cc] . PytorchStreamWriter failed writing file")
 
     monkeypatch.setattr(torch, "save", fails)
-    with pytest.raises(OSError, match="could not be written"):
+    with pytest.raises(OSError, match=r"could not be written: .enforce fail"):
+        save_checkpoint(tmp_path / "checkpoints", 4, STATE)
+
+    def fails_on_a_full_disk(*_: object) -> None:
+        try:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            fails()
+
+    monkeypatch.setattr(torch, "save", fails_on_a_full_disk)
+    with pytest.raises(OSError, match="could not be written: No space left"):
         save_checkpoint(tmp_path / "checkpoints", 4, STATE)
 
 
