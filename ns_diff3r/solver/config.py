@@ -8,6 +8,8 @@ from typing import Literal
 
 from ..dataclass_state import DefaultsForMissingFields
 from ..splats import GROUPS
+from .backward.combinations import check_combination
+from .backward.config import BackwardConfig
 from .backward.protocol import BackwardMode
 from .image_loss import ImageLoss
 from .inner import SGD, Adam, GaussNewton, InnerOptimizer
@@ -60,6 +62,8 @@ class TTOConfig(DefaultsForMissingFields):
     """Photometric part of the inner loss."""
     backward_mode: BackwardMode = BackwardMode.IMPLICIT
     """How gradients pass through the optimisation."""
+    backward: BackwardConfig = field(default_factory=BackwardConfig)
+    """Settings of the backward modes other than "implicit"."""
     pcg: PCGConfig = field(default_factory=PCGConfig)
     """The linear solve of the backward mode "implicit"."""
     stationarity_warning: float = 0.1
@@ -96,7 +100,8 @@ class TTOConfig(DefaultsForMissingFields):
             raise ValueError(f"TTOConfig.stationarity_tolerance must lie in [0, 1), not {self.stationarity_tolerance}")
         if not 0.0 <= self.curvature_decay < 1.0:
             raise ValueError(f"TTOConfig.curvature_decay must lie in [0, 1), not {self.curvature_decay}")
-        BackwardMode(self.backward_mode)  # ValueError naming the value if it is no mode
+        mode = BackwardMode(self.backward_mode)  # ValueError naming the value if it is no mode
+        check_combination(mode, self.backward, self.optimizer, self.backend, self.num_steps)
 
     def make_optimizer(self) -> InnerOptimizer:
         """The inner optimiser that these settings describe."""

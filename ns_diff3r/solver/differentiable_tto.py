@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import logging
+import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import torch
@@ -14,22 +17,27 @@ from ..rasterization.config import resolve_preset
 from ..rasterization.protocol import Linearization
 from ..splats import GROUPS, Cameras, Gaussians, Views
 from ..splats.frames import Similarity, normalized_frame
-from .backward import BACKWARD_PASSES, BackwardMode, FinishedTTO
+from .backward import AnchorObserver, BackwardMode, FinishedTTO, OuterLoss, make_backward_pass
 from .config import TTOConfig
 from .curvature_scale import CurvatureScale, floored, scene_curvature
 from .image_loss import ImageObjective
-from .inner import Trajectory, TTOStatus, run_trajectory
+from .inner import InnerState, StepObserver, Trajectory, TTOStatus, rerun_steps, run_trajectory
 from .prior import Prior, flat_strength
 from .problem import Evaluation, SceneProblem
 from .solution import TTOBatchSolution, TTOSolution
+
+
+logger = logging.getLogger("ns_diff3r")
+
+STATIONARITY_ADVICE = 'backward_mode "adjoint" is exact at any number of steps; more steps or a larger λ help "implicit"'
 
 
 class DifferentiableTTO(nn.Module):
     """Test-time optimisation as a layer (design §2, §3).
 
     Forward runs the inner optimiser on the context photographs and keeps no graph of it; backward turns ∂L/∂θ* into
-    ∂L/∂θ⁰ and ∂L/∂λ by the configured mode, in memory that does not depend on the number of steps. It works under
-    autocast (inputs are converted, the optimisation runs in float32 or float64) and with a grad scaler.
+    ∂L/∂θ⁰ and ∂L/∂λ by the configured mode (`BackwardMode`). It works under autocast (inputs are converted, the
+    optimisation runs in float32 or float64) and with a grad scaler.
 
     The module's only state is the moving average D (`curvature_scale`), updated in training mode.
     """
@@ -41,19 +49,37 @@ class DifferentiableTTO(nn.Module):
         resolve_preset(self.config.preset)
         self.curvature_scale = CurvatureScale(self.config.curvature_decay)
         self._warm_starts: dict[int, Tensor] = {}
+        self._warned = False
         self.progress: Callable[[int, float], None] | None = None
         """Called at every iterate of every scene with the number of steps taken and the inner loss there."""
 
     @overload
-    def forward(self, init: Gaussians, prior: Any, context: Views) -> tuple[Gaussians, TTOSolution]: ...
+    def forward(
+        self,
+        init: Gaussians,
+        prior: Any,
+        context: Views,
+        outer_loss: OuterLoss | None = None,
+        seed: int | None = None,
+    ) -> tuple[Gaussians, TTOSolution]: ...
 
     @overload
     def forward(
-        self, init: Sequence[Gaussians], prior: Any, context: Sequence[Views]
+        self,
+        init: Sequence[Gaussians],
+        prior: Any,
+        context: Sequence[Views],
+        outer_loss: Sequence[OuterLoss] | OuterLoss | None = None,
+        seed: int | None = None,
     ) -> tuple[list[Gaussians], TTOBatchSolution]: ...
 
     def forward(
-        self, init: Gaussians | Sequence[Gaussians], prior: Any, context: Views | Sequence[Views]
+        self,
+        init: Gaussians | Sequence[Gaussians],
+        prior: Any,
+        context: Views | Sequence[Views],
+        outer_loss: Sequence[OuterLoss] | OuterLoss | None = None,
+        seed: int | None = None,
     ) -> tuple[Gaussians, TTOSolution] | tuple[list[Gaussians], TTOBatchSolution]:
         """Optimise one scene, or a list of scenes of any sizes, each on its own.
 
@@ -62,6 +88,9 @@ class DifferentiableTTO(nn.Module):
             prior: λ: a number, a Gaussians-shaped value (see `prior.flat_strength`), or None for no prior; for a list
                 of scenes one of these for all, or a list of them.
             context: photographs and cameras to fit.
+            outer_loss: mode "metagrad" alone: Gaussians in world units → the loss at an anchor, a scalar; for a list of
+                scenes one for all, or a list of them. See `TTOSolution.anchor_loss`.
+            seed: of what is random in this call (view sampling, the horizon of "metagrad"); None draws one from torch.
 
         Returns:
             (θ*, report); lists for lists. θ* carries gradients to the leaves of `init` and of `prior`.
@@ -69,8 +98,8 @@ class DifferentiableTTO(nn.Module):
         Raises:
             TypeError: one of `init` and `context` is a list and the other is not.
             ValueError: non-finite parameters, no Gaussian visible in the context, different devices, lists of different
-                length, a λ that is not positive, or a backward mode that cannot work without a prior. All scenes are
-                checked before the first is optimised.
+                length, a λ that is not positive, a backward mode that cannot work without a prior, or "metagrad" without
+                an outer loss. All scenes are checked before the first is optimised.
         """
         single = isinstance(init, Gaussians)
         if single != isinstance(context, Views):
@@ -78,21 +107,46 @@ class DifferentiableTTO(nn.Module):
         scenes = [init] if isinstance(init, Gaussians) else list(init)
         contexts = [context] if isinstance(context, Views) else list(context)
         priors = list(prior) if isinstance(prior, (list, tuple)) and not single else [prior] * len(scenes)
-        if not len(scenes) == len(contexts) == len(priors) or not scenes:
-            raise ValueError(f"{len(scenes)} scenes, {len(contexts)} contexts and {len(priors)} priors do not match")
+        losses = list(outer_loss) if isinstance(outer_loss, Sequence) else [outer_loss] * len(scenes)
+        if not len(scenes) == len(contexts) == len(priors) == len(losses) or not scenes:
+            raise ValueError(
+                f"{len(scenes)} scenes, {len(contexts)} contexts, {len(priors)} priors and {len(losses)} outer losses "
+                "do not match"
+            )
+        config = self._config_of_call(seed)
 
         with torch.autocast(scenes[0].device.type, enabled=False):
             measure = self.training or not self.curvature_scale.has_history
             jobs = []
-            for scene, strength, views in zip(scenes, priors, contexts, strict=True):
-                jobs.append(_SceneJob(self.config, scene, strength, views, measure))
+            for scene, strength, views, loss in zip(scenes, priors, contexts, losses, strict=True):
+                jobs.append(_SceneJob(config, scene, strength, views, measure, loss))
                 if not single:
                     jobs[-1].at_start = None  # made again when its turn comes: not all scenes in memory at once
             self._set_scales(jobs)
             results = [self._run(index, job) for index, job in enumerate(jobs)]
+        self._warn_once([text for _, report in results for text in report.warnings])
         if single:
             return results[0]
         return [theta for theta, _ in results], TTOBatchSolution(tuple(report for _, report in results))
+
+    def _config_of_call(self, seed: int | None) -> TTOConfig:
+        """The settings with what is random drawn: the horizon of "metagrad" in training."""
+        config, anchors = self.config, self.config.backward.metagrad
+        random_horizon = config.backward_mode == BackwardMode.METAGRAD and anchors.random_horizon
+        if not (random_horizon and self.training and torch.is_grad_enabled()):
+            return config
+        if seed is None:
+            seed = int(torch.randint(2**31, (1,)))
+        return replace(config, num_steps=random.Random(seed).randint(anchors.min_steps, anchors.max_steps))
+
+    def _warn_once(self, warnings: list[str]) -> None:
+        """Log that the implicit gradient is out of its range, once in the life of the layer."""
+        if not self._warned and self.training and torch.is_grad_enabled():
+            for text in warnings:
+                if text.endswith(STATIONARITY_ADVICE):
+                    self._warned = True
+                    logger.warning("%s", text)
+                    return
 
     def _set_scales(self, jobs: list[_SceneJob]) -> None:
         """D of every scene: the moving average, after this batch has entered it; a scene's own without a history."""
@@ -117,16 +171,25 @@ class DifferentiableTTO(nn.Module):
 class _SceneJob:
     """One scene of a call: checked and brought into the normalised frame, ready to run."""
 
-    def __init__(self, config: TTOConfig, init: Gaussians, prior: Any, context: Views, measure: bool) -> None:
+    def __init__(
+        self,
+        config: TTOConfig,
+        init: Gaussians,
+        prior: Any,
+        context: Views,
+        measure: bool,
+        outer_loss: OuterLoss | None = None,
+    ) -> None:
         self.config = config
         self.mode = BackwardMode(config.backward_mode)
+        self.outer_loss = outer_loss
         _check_scene(init, context)
         cameras = context.cameras.to(dtype=init.dtype)
         self.frame = normalized_frame(init, cameras) if config.normalize_frame else Similarity.identity(init.dtype)
         self.start = self.frame.apply_gaussians(init)
         self.multiplier = None if prior is None else flat_strength(init, prior)
-        if prior is None and torch.is_grad_enabled() and init.requires_grad:
-            BACKWARD_PASSES[self.mode].check(None)
+        self.backward_pass = make_backward_pass(self.mode, config.backward)
+        self._check_mode()
         linearizer = make_linearizer(config, self.frame.apply_cameras(cameras), init)
         self.problem = SceneProblem(ImageObjective(config.loss, context.images.to(init.dtype)), linearizer)
         self.scale: list[float] | None = None
@@ -144,6 +207,24 @@ class _SceneJob:
             with torch.no_grad():
                 self.curvature = scene_curvature(at.linearization, at.loss.curvature, self.problem.num_residuals)
 
+    @property
+    def differentiates(self) -> bool:
+        """Whether the caller may ask for gradients through the optimisation."""
+        inputs = self.start.requires_grad or (self.multiplier is not None and self.multiplier.requires_grad)
+        return torch.is_grad_enabled() and inputs and self.mode is not BackwardMode.NONE
+
+    def _check_mode(self) -> None:
+        """Raise ValueError for a mode that lacks what it needs."""
+        if not self.differentiates:
+            return
+        if self.multiplier is None:
+            self.backward_pass.check(None)
+        if self.mode is BackwardMode.METAGRAD and self.outer_loss is None:
+            raise ValueError(
+                "backward mode 'metagrad' takes the outer loss at anchors along the optimisation: pass "
+                "outer_loss=function of Gaussians, and add TTOSolution.anchor_loss to the loss"
+            )
+
     def run(
         self,
         warm: Tensor | None,
@@ -157,39 +238,66 @@ class _SceneJob:
         if self.multiplier is not None and self.scale is not None:
             slices = self.start.group_slices()
             prior = Prior(start.detach().clone(), self.multiplier.detach().contiguous(), self.scale, slices)
+        optimizer, frozen = self.config.make_optimizer(), frozenset(self.config.frozen_groups)
+        template, problem = self.start.detach(), self.problem
+
+        def rerun(theta: Tensor, state: InnerState, first_step: int, num_steps: int, observer: StepObserver) -> None:
+            state = state or optimizer.init(template)
+            rerun_steps(
+                problem, template, optimizer, prior, frozen, theta, state, first_step, num_steps, observer
+            )
+
+        anchors, observer = None, None
+        if self.differentiates:
+            observer = self.backward_pass.observer(rerun, self.config.num_steps)
+            if self.mode is BackwardMode.METAGRAD and self.outer_loss is not None:
+                world, shape = self.frame.inverse(), template
+                settings = self.config.backward.metagrad
+                observer = anchors = AnchorObserver(
+                    settings, self.outer_loss, lambda flat: world.apply_gaussians(shape.unflatten(flat))
+                )
         trajectory = run_trajectory(
-            self.problem,
-            self.start.detach(),
-            self.config.make_optimizer(),
+            problem,
+            template,
+            optimizer,
             self.config.num_steps,
             prior,
-            frozen=frozenset(self.config.frozen_groups),
+            frozen=frozen,
             stationarity_tolerance=self.config.stationarity_tolerance,
             first=at_start,
             progress=progress,
+            observer=observer,
         )
         trajectory.state = {}  # the moments are of no use any more
         scale = None if self.scale is None else {name: self.scale[i] for i, name in enumerate(GROUPS)}
         solution = TTOSolution.of(trajectory, self.frame, scale, self._warnings(trajectory))
+        to_world = self.frame.inverse()
+        if not self.differentiates:
+            return to_world.apply_gaussians(template.unflatten(trajectory.theta)), solution
+        if anchors is not None and trajectory.status is not TTOStatus.DIVERGED:
+            solution.anchor_loss = anchors.anchored_loss(start)
         finished = FinishedTTO(
-            problem=self.problem,
-            template=self.start.detach(),
+            problem=problem,
+            template=template,
             prior=prior,
             trajectory=trajectory,
-            frozen=frozenset(self.config.frozen_groups),
+            frozen=frozen,
             pcg=self.config.pcg,
             warm_start=warm if warm is not None and warm.shape == start.shape and warm.dtype == start.dtype else None,
+            optimizer=optimizer,
+            observer=observer,
         )
+        backward_pass = self.backward_pass
 
         def backward(gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-            result = BACKWARD_PASSES[self.mode](finished, gradient)
+            result = backward_pass(finished, gradient)
             solution.backward = result.info
             remember(result.solution)
             return result.start, result.multiplier
 
         theta = _PassThroughTTO.apply(start, self.multiplier, trajectory.theta, backward)
         assert isinstance(theta, Tensor)
-        return self.frame.inverse().apply_gaussians(self.start.unflatten(theta)), solution
+        return to_world.apply_gaussians(self.start.unflatten(theta)), solution
 
     def _warnings(self, trajectory: Trajectory) -> list[str]:
         if trajectory.status is TTOStatus.DIVERGED:
@@ -202,7 +310,7 @@ class _SceneJob:
         if self.mode is BackwardMode.IMPLICIT and self.multiplier is not None and not stationary:
             return [
                 f"after {trajectory.num_steps} steps the gradient of the inner loss is still {ratio:.2g} of its start, "
-                "and the implicit gradient is right only at a stationary point; more steps or a larger λ help"
+                f"and the implicit gradient is right only at a stationary point; {STATIONARITY_ADVICE}"
             ]
         return []
 

@@ -9,7 +9,7 @@ renderings with the signs of this one, so that finite differences of them mean s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..dataclass_state import DefaultsForMissingFields
-from . import penalties
+from . import penalties, ssim_torch
 from .image_operators import SsimCurvature
 from .penalties import PenaltyKind
 from .ssim import Ssim, SsimTarget
@@ -64,6 +64,20 @@ class ImageLoss(DefaultsForMissingFields):
         return self.against(target).linearize(rendered)
 
 
+def differentiable_loss(objective: ImageObjective, rendered: Images) -> Float[Tensor, ""]:
+    """The loss of `rendered` as a torch scalar that autograd differentiates twice: the oracle of `LossLinearization`.
+
+    The signs of L1 and the branches of Huber are those of the values, so that derivatives are the piecewise ones.
+    """
+    loss, target = objective.loss, objective.target
+    error = rendered - target
+    total = (1.0 - loss.ssim_weight) * penalties.differentiable(loss.kind, error, loss.huber_delta).mean()
+    if objective.ssim_target is not None:
+        values = ssim_torch.value_and_partials(rendered, *objective.ssim_target.statistics)[0]
+        total = total + loss.ssim_weight * (1.0 - values.mean())
+    return total
+
+
 class ImageObjective:
     """An `ImageLoss` against fixed photographs [V, H, W, 3]."""
 
@@ -95,10 +109,6 @@ class LossLinearization:
     rendered: Images
     frozen_signs: Images | None = None
     """Signs of an L1 penalty taken elsewhere; None: those of this rendering's errors."""
-    value: float = field(init=False)
-    """The loss, averaged, in float64."""
-    gradient: Images = field(init=False)
-    """∂loss/∂rendering, with the 1/n of the average."""
 
     def __post_init__(self) -> None:
         target = self.objective.target
@@ -107,21 +117,34 @@ class LossLinearization:
         if self.rendered.dtype != target.dtype:
             raise TypeError(f"rendering is {self.rendered.dtype}, the photographs are {target.dtype}")
         self.rendered = self.rendered.detach().contiguous()
+
+    @property
+    def value(self) -> float:
+        """The loss, averaged, in float64."""
+        return self._value_and_gradient[0]
+
+    @property
+    def gradient(self) -> Images:
+        """∂loss/∂rendering, with the 1/n of the average."""
+        return self._value_and_gradient[1]
+
+    @cached_property
+    def _value_and_gradient(self) -> tuple[float, Images]:
         loss, n = self.objective.loss, self.objective.num_residuals
         weight = loss.ssim_weight
-        total, self.gradient = penalties.total_and_gradient(
+        total, gradient = penalties.total_and_gradient(
             loss.kind,
             self.rendered,
-            target,
+            self.objective.target,
             delta=loss.huber_delta,
             scale=(1.0 - weight) / n,
             signs=self.frozen_signs,
         )
-        self.value = (1.0 - weight) * total / n
+        value = (1.0 - weight) * total / n
         if self.objective.ssim_target is not None:
-            ssim = Ssim.evaluate(self.rendered, self.objective.ssim_target)
-            ssim.vjp(scale=-weight / n, add_to=self.gradient)
-            self.value += weight * (1.0 - ssim.total / n)
+            self._ssim.vjp(scale=-weight / n, add_to=gradient)
+            value += weight * (1.0 - self._ssim.total / n)
+        return value, gradient
 
     def at(self, rendered: Images) -> LossLinearization:
         """The loss around another rendering, with the L1 signs of this one."""

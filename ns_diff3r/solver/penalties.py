@@ -72,3 +72,13 @@ def curvature(kind: PenaltyKind, error: Images, delta: float, epsilon: float) ->
     if kind == "huber":
         return torch.where(magnitude <= delta, 1.0, delta / (2 * magnitude.clamp_min(delta) - delta)).to(error.dtype)
     return 0.5 / magnitude.clamp_min(epsilon)
+
+
+def differentiable(kind: PenaltyKind, error: Images, delta: float) -> Images:
+    """ρ(e) in torch operations, for autograd."""
+    if kind == "mse":
+        return error.square()
+    if kind == "huber":
+        inside = error.detach().abs() <= delta
+        return torch.where(inside, 0.5 * error.square(), delta * (error.detach().sign() * error - 0.5 * delta))
+    return error.detach().sign() * error

@@ -16,7 +16,7 @@ from ...splats import GROUPS, Gaussians
 from ..prior import Prior
 from ..problem import Evaluation, InnerProblem, ReplayedProblem
 from ..vector_ops import RangeStatistics
-from .protocol import InnerOptimizer, InnerPoint, InnerState
+from .protocol import InnerOptimizer, InnerPoint, InnerState, StepObserver, StepRecord
 
 
 class TTOStatus(str, Enum):
@@ -91,8 +91,10 @@ def run_trajectory(
     stationarity_tolerance: float = 0.0,
     record: bool = False,
     state: InnerState | None = None,
+    first_step: int = 0,
     first: Evaluation | None = None,
     progress: Callable[[int, float], None] | None = None,
+    observer: StepObserver | None = None,
 ) -> Trajectory:
     """Take `num_steps` steps from `start`, or fewer when the gradient has fallen by `stationarity_tolerance`.
 
@@ -109,8 +111,10 @@ def run_trajectory(
         stationarity_tolerance: ratio of gradient norms at which to stop; 0 takes all steps.
         record: keep the linearisation of every iterate, for `Trajectory.replay`.
         state: of the optimiser, to continue an earlier run (the same object is updated); None starts afresh.
+        first_step: number of the first step, for a run that continues: schedules and view sampling depend on it.
         first: `problem` evaluated at `start`, if the caller has it.
         progress: called at every iterate with the number of steps taken and L_in there.
+        observer: sees every step after it has been taken.
     """
     theta = next_theta = start.detach().flatten()
     state = optimizer.init(start) if state is None else state
@@ -123,9 +127,9 @@ def run_trajectory(
     status = TTOStatus.COMPLETED
 
     for step in range(num_steps + 1):
-        evaluation = first if first is not None else problem.evaluate(start.unflatten(theta), step)
+        evaluation = first if first is not None else problem.evaluate(start.unflatten(theta), first_step + step)
         first = None
-        point = InnerPoint(theta, evaluation.linearization, evaluation.loss, prior, frozen, step)
+        point = InnerPoint(theta, evaluation.linearization, evaluation.loss, prior, frozen, first_step + step)
         if step == num_steps or (stationarity_tolerance > 0.0 and step > 0):
             _, statistics = point.total_gradient()
             last = step == num_steps or _reached(statistics, norms[0], frozen, stationarity_tolerance)
@@ -134,6 +138,8 @@ def run_trajectory(
         if not last:
             out = spare if spare is not None else torch.empty_like(theta)
             next_theta, statistics = optimizer.step(state, point, out)
+            if observer is not None:
+                observer(StepRecord(point.step, theta, point.image_gradient, state), next_theta)
         loss = evaluation.loss.value + sum(part.prior for part in statistics)
         if not math.isfinite(loss + sum(part.squared_gradient for part in statistics)):
             status = TTOStatus.DIVERGED
@@ -149,8 +155,8 @@ def run_trajectory(
         if last:
             status = TTOStatus.COMPLETED if step == num_steps else TTOStatus.STATIONARY
             break
-        # θ_{k−1} is no longer needed, unless it is the start or part of the record: its buffer takes θ_{k+2}.
-        spare = None if record or step < 2 else previous
+        # θ_{k−1} is no longer needed, unless it is the start or others may hold it: its buffer takes θ_{k+2}.
+        spare = None if record or observer is not None or step < 2 else previous
         previous, theta = theta, next_theta
         del evaluation, point  # their memory serves the next step
     empty = {name: math.nan for name in GROUPS if name not in frozen}
@@ -164,6 +170,31 @@ def run_trajectory(
         state=state,
         record=evaluations,
     )
+
+
+@torch.no_grad()
+def rerun_steps(
+    problem: InnerProblem,
+    template: Gaussians,
+    optimizer: InnerOptimizer,
+    prior: Prior | None,
+    frozen: frozenset[str],
+    theta: Float[Tensor, " P"],
+    state: InnerState,
+    first_step: int,
+    num_steps: int,
+    observer: StepObserver,
+) -> None:
+    """Steps `first_step`, …, `first_step + num_steps − 1` of an earlier run again, from its θ and state there.
+
+    To the bit, on a backend whose results repeat. `state` is updated; nothing is measured at the end.
+    """
+    for step in range(first_step, first_step + num_steps):
+        evaluation = problem.evaluate(template.unflatten(theta), step)
+        point = InnerPoint(theta, evaluation.linearization, evaluation.loss, prior, frozen, step)
+        theta, _ = optimizer.step(state, point, torch.empty_like(theta))
+        observer(StepRecord(step, point.theta, point.image_gradient, state), theta)
+        del evaluation, point
 
 
 def _reached(
