@@ -29,7 +29,9 @@ from .solution import TTOBatchSolution, TTOSolution
 
 logger = logging.getLogger("ns_diff3r")
 
-STATIONARITY_ADVICE = 'backward_mode "adjoint" is exact at any number of steps; more steps or a larger λ help "implicit"'
+STATIONARITY_ADVICE = (
+    'backward_mode "adjoint" is exact at any number of steps; more steps or a larger λ help "implicit"'
+)
 
 
 class DifferentiableTTO(nn.Module):
@@ -243,9 +245,7 @@ class _SceneJob:
 
         def rerun(theta: Tensor, state: InnerState, first_step: int, num_steps: int, observer: StepObserver) -> None:
             state = state or optimizer.init(template)
-            rerun_steps(
-                problem, template, optimizer, prior, frozen, theta, state, first_step, num_steps, observer
-            )
+            rerun_steps(problem, template, optimizer, prior, frozen, theta, state, first_step, num_steps, observer)
 
         anchors, observer = None, None
         if self.differentiates:

@@ -79,9 +79,7 @@ class Adjoint:
             at = finished.problem.evaluate(finished.template.unflatten(record.theta), record.step)
             w += product(at, record.theta, by_gradient, optimizer.rates(record.step))
             if prior is not None and start is not None and multiplier is not None:
-                vector_ops.prior_adjoint(
-                    record.theta, prior.anchor, prior.strength, by_gradient, w, start, multiplier
-                )
+                vector_ops.prior_adjoint(record.theta, prior.anchor, prior.strength, by_gradient, w, start, multiplier)
             info.iterations += 1
             del at  # its memory serves the next step
         if prior is None or start is None or multiplier is None:

@@ -14,15 +14,13 @@ REPEATABLE = ("auto", "native", "reference")
 """Backends that give the same bits when a step is taken again; renderers that add atomically do not."""
 
 
-def check_combination(
-    mode: BackwardMode, config: BackwardConfig, optimizer: str, backend: str, num_steps: int
-) -> None:
+def check_combination(mode: BackwardMode, config: BackwardConfig, optimizer: str, backend: str, num_steps: int) -> None:
     """Raise ValueError, naming the settings and what to do, if a mode cannot work with the rest."""
     through_steps = mode in (BackwardMode.ADJOINT, BackwardMode.TRUNCATED, BackwardMode.UNROLL)
     if through_steps and optimizer not in RECURRENCES:
         raise ValueError(
             f'backward_mode "{mode.value}" goes back through the steps of the inner optimiser, which is known for '
-            f'{" and ".join(RECURRENCES)}, not for optimizer {optimizer!r}: choose one of these, or backward_mode '
+            f"{' and '.join(RECURRENCES)}, not for optimizer {optimizer!r}: choose one of these, or backward_mode "
             '"implicit", which needs a stationary result only'
         )
     if mode is BackwardMode.UNROLL and backend not in TWICE_DIFFERENTIABLE:

@@ -69,8 +69,7 @@ class BackwardConfig(DefaultsForMissingFields):
     def __post_init__(self) -> None:
         if self.hessian not in ("exact", "finite_difference", "gauss_newton"):
             raise ValueError(
-                'BackwardConfig.hessian must be "exact", "finite_difference" or "gauss_newton", not '
-                f"{self.hessian!r}"
+                f'BackwardConfig.hessian must be "exact", "finite_difference" or "gauss_newton", not {self.hessian!r}'
             )
         if self.trajectory not in ("snapshots", "recomputation"):
             raise ValueError(

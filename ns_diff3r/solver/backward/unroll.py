@@ -43,7 +43,9 @@ class Unroll:
         with torch.enable_grad():
             anchor = template.flatten().detach().clone().requires_grad_()
             multiplier = None if prior is None else prior.multiplier.detach().clone().requires_grad_()
-            strength = None if prior is None or multiplier is None else prior.times_scale(multiplier)
+            strength = None
+            if prior is not None and multiplier is not None:
+                strength = prior.times_scale(torch.ones_like(multiplier.detach())) * multiplier
             theta, state = anchor.clone(), optimizer.init(template.detach())
             for step in range(steps):
                 loss = inner_image_loss(finished.problem, template, theta, step)
