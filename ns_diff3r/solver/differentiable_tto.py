@@ -26,7 +26,6 @@ from .prior import Prior, flat_strength
 from .problem import Evaluation, SceneProblem
 from .solution import TTOBatchSolution, TTOSolution
 
-
 logger = logging.getLogger("ns_diff3r")
 
 STATIONARITY_ADVICE = (
@@ -100,7 +99,7 @@ class DifferentiableTTO(nn.Module):
         Raises:
             TypeError: one of `init` and `context` is a list and the other is not.
             ValueError: non-finite parameters, no Gaussian visible in the context, different devices, lists of different
-                length, a λ that is not positive, a backward mode that cannot work without a prior, or "metagrad" without
+                length, a λ that is not positive, a mode that cannot work without a prior, or "metagrad" without
                 an outer loss. All scenes are checked before the first is optimised.
         """
         single = isinstance(init, Gaussians)
@@ -275,7 +274,7 @@ class _SceneJob:
         if not self.differentiates:
             return to_world.apply_gaussians(template.unflatten(trajectory.theta)), solution
         if anchors is not None and trajectory.status is not TTOStatus.DIVERGED:
-            solution.anchor_loss = anchors.anchored_loss(start)
+            solution.anchor_loss = anchors.anchored_loss(start, self.multiplier, trajectory.theta)
         finished = FinishedTTO(
             problem=problem,
             template=template,

@@ -3,15 +3,15 @@
 
 Derivation. The forward run is, for k = 1 … K from θ_1 = θ⁰,
 
-    g_k = ∇L_img(θ_k) + Λ ⊙ (θ_k − θ⁰),        θ_{k+1} = θ_k + Δ(m_k, …),        (m_k, …) = the optimiser's state after g_k.
+    g_k = ∇L_img(θ_k) + Λ ⊙ (θ_k − θ⁰),      θ_{k+1} = θ_k + Δ(m_k, …),      (m_k, …) = the optimiser's state after g_k.
 
 Reverse mode through it, entering step k with w = ∂L/∂θ_{k+1} (at the start of the sweep the gradient that came in):
 the derivative of the optimiser's step gives ḡ = ∂L/∂g_k, elementwise (`inner.adam`, `inner.sgd`), and by way of g_k
 
     w += ∇²L_img(θ_k) ḡ + Λ ⊙ ḡ,        ∂L/∂θ⁰ −= Λ ⊙ ḡ,        ∂L/∂λ += D ⊙ (θ_k − θ⁰) ⊙ ḡ,
 
-with which w = ∂L/∂θ_k; at the end ∂L/∂θ⁰ += w. The Hessian is symmetric, so its product with ḡ needs no transpose, and a
-single product a step is all that is needed. Frozen groups have ḡ = 0 and collect H_fx ḡ in w. A Gaussian that nothing
+with which w = ∂L/∂θ_k; at the end ∂L/∂θ⁰ += w. The Hessian is symmetric, so its product with ḡ needs no transpose, and
+a single product a step is all that is needed. Frozen groups have ḡ = 0 and collect H_fx ḡ in w. A Gaussian that nothing
 sees has g = 0 and s = 0 throughout, hence ḡ = 0: its gradient passes through exactly.
 """
 

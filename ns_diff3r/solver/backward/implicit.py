@@ -27,10 +27,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import vector_ops
+from ..inner import StepObserver
 from ..pcg import PCGStatus, pcg
 from ..preconditioners import make_preconditioner
 from ..prior import Prior
-from ..inner import StepObserver
 from .protocol import BackwardInfo, BackwardMode, BackwardResult, FinishedTTO, RerunSteps
 
 

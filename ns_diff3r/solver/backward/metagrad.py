@@ -57,19 +57,16 @@ class AnchorObserver:
         self.values.append(float(value.detach()))
         self._sum = gradient if self._sum is None else self._sum.add_(gradient)
 
-    def anchored_loss(self, start: Float[Tensor, " P"]) -> Float[Tensor, ""]:
-        """Mean of L_A over the anchors, with gradient ĝ to `start`.
-
-        Raises:
-            ValueError: the run met no anchor.
-        """
+    def anchored_loss(
+        self, start: Float[Tensor, " P"], multiplier: Float[Tensor, " P"] | None, result: Float[Tensor, " P"]
+    ) -> Float[Tensor, ""]:
+        """Mean of L_A over the anchors, with gradient ĝ to `start` and zeros to `multiplier`. A run that ended before
+        its first anchor, because it was stationary, has its result as the only one."""
         if self._sum is None:
-            raise ValueError(
-                f"mode 'metagrad' met no anchor: the run was shorter than the stride of {self.config.stride} steps. "
-                "Lower backward.metagrad.stride, or take more steps"
-            )
+            self._add(result)
+        assert self._sum is not None
         mean = start.new_tensor(sum(self.values) / len(self.values))
-        loss = _LossWithGradient.apply(start, mean, self._sum / len(self.values))
+        loss = _LossWithGradient.apply(start, multiplier, mean, self._sum / len(self.values))
         assert isinstance(loss, Tensor)
         return loss
 
@@ -92,11 +89,14 @@ class _LossWithGradient(torch.autograd.Function):
     """A number with a gradient that was found elsewhere."""
 
     @staticmethod
-    def forward(ctx: Any, start: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+    def forward(ctx: Any, start: Tensor, multiplier: Tensor | None, value: Tensor, gradient: Tensor) -> Tensor:
         ctx.save_for_backward(gradient)
         return value.clone()
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return cotangents[0] * ctx.saved_tensors[0], None, None
+        (gradient,) = ctx.saved_tensors
+        # Zeros, not nothing: DistributedDataParallel waits for every parameter that was used.
+        nothing = torch.zeros_like(gradient) if ctx.needs_input_grad[1] else None
+        return cotangents[0] * gradient, nothing, None, None
