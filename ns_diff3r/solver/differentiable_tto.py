@@ -14,9 +14,10 @@ from torch import Tensor, nn
 
 from ..rasterization.config import resolve_preset
 from ..splats import Gaussians, Views
-from .backward import BackwardMode, OuterLoss
+from .backward import THROUGH_STEPS, BackwardMode, OuterLoss
 from .config import TTOConfig
 from .curvature_scale import CurvatureScale, floored
+from .inner import DifferentiableOptimizer, InnerOptimizer
 from .scene_job import STATIONARITY_ADVICE, SceneJob
 from .solution import TTOBatchSolution, TTOSolution
 
@@ -33,10 +34,19 @@ class DifferentiableTTO(nn.Module):
     The module's only state is the moving average D (`curvature_scale`), updated in training mode.
     """
 
-    def __init__(self, config: TTOConfig | None = None) -> None:
-        """ValueError for a preset that does not exist."""
+    def __init__(self, config: TTOConfig | None = None, optimizer: InnerOptimizer | None = None) -> None:
+        """`optimizer` takes the place of the settings' own; one that is a module (a learned rule) becomes a part of
+        this one. ValueError for a preset that does not exist, or a backward mode that `optimizer` has no adjoint for.
+        """
         super().__init__()
         self.config = config or TTOConfig()
+        self.optimizer = optimizer
+        through_steps = BackwardMode(self.config.backward_mode) in THROUGH_STEPS
+        if optimizer is not None and through_steps and not isinstance(optimizer, DifferentiableOptimizer):
+            raise ValueError(
+                f'backward_mode "{BackwardMode(self.config.backward_mode).value}" goes back through the steps of the '
+                f"inner optimiser, for which {type(optimizer).__name__} has no adjoint"
+            )
         resolve_preset(self.config.preset)
         self.curvature_scale = CurvatureScale(self.config.curvature_decay)
         self._warm_starts: dict[int, Tensor] = {}
@@ -81,7 +91,8 @@ class DifferentiableTTO(nn.Module):
             context: photographs and cameras to fit.
             outer_loss: mode "metagrad" alone: Gaussians in world units → the loss at an anchor, a scalar; for a list of
                 scenes one for all, or a list of them. See `TTOSolution.anchor_loss`.
-            seed: of what is random in this call (view sampling, the horizon of "metagrad"); None draws one from torch.
+            seed: of what is random in this call (view sampling, the horizon of "metagrad"); None draws one from torch
+                in training, and is 0 in evaluation.
 
         Returns:
             (θ*, report); lists for lists. θ* carries gradients to the leaves of `init` and of `prior`.
@@ -104,13 +115,15 @@ class DifferentiableTTO(nn.Module):
                 f"{len(scenes)} scenes, {len(contexts)} contexts, {len(priors)} priors and {len(losses)} outer losses "
                 "do not match"
             )
+        if seed is None:
+            seed = int(torch.randint(2**31, (1,))) if self._draws else 0
         config = self._config_of_call(seed)
 
         with torch.autocast(scenes[0].device.type, enabled=False):
             measure = self.training or not self.curvature_scale.has_history
             jobs = []
             for scene, strength, views, loss in zip(scenes, priors, contexts, losses, strict=True):
-                jobs.append(SceneJob(config, scene, strength, views, measure, loss))
+                jobs.append(SceneJob(config, scene, strength, views, measure, loss, seed, self.optimizer))
                 if not single:
                     jobs[-1].at_start = None  # made again when its turn comes: not all scenes in memory at once
             self._set_scales(jobs)
@@ -120,14 +133,22 @@ class DifferentiableTTO(nn.Module):
             return results[0]
         return [theta for theta, _ in results], TTOBatchSolution(tuple(report for _, report in results))
 
-    def _config_of_call(self, seed: int | None) -> TTOConfig:
+    @property
+    def _random_horizon(self) -> bool:
+        """Whether "metagrad" draws the number of steps in a call."""
+        chosen = self.config.backward_mode == BackwardMode.METAGRAD and self.config.backward.metagrad.random_horizon
+        return chosen and self.training and torch.is_grad_enabled()
+
+    @property
+    def _draws(self) -> bool:
+        """Whether anything in a training call is random; evaluation has a fixed seed."""
+        return self._random_horizon or (self.training and self.config.view_sampling.order != "all")
+
+    def _config_of_call(self, seed: int) -> TTOConfig:
         """The settings with what is random drawn: the horizon of "metagrad" in training."""
         config, anchors = self.config, self.config.backward.metagrad
-        random_horizon = config.backward_mode == BackwardMode.METAGRAD and anchors.random_horizon
-        if not (random_horizon and self.training and torch.is_grad_enabled()):
+        if not self._random_horizon:
             return config
-        if seed is None:
-            seed = int(torch.randint(2**31, (1,)))
         return replace(config, num_steps=random.Random(seed).randint(anchors.min_steps, anchors.max_steps))
 
     def _warn_once(self, warnings: list[str]) -> None:

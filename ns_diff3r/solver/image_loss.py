@@ -9,6 +9,7 @@ renderings with the signs of this one, so that finite differences of them mean s
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -31,11 +32,14 @@ class ImageLoss(DefaultsForMissingFields):
     """The photometric loss (1 − ssim_weight)·ρ(e) + ssim_weight·(1 − SSIM), averaged over all pixels and channels."""
 
     kind: PenaltyKind = "l1"
-    """Penalty ρ of a pixel's error e: "l1" |e|, "mse" e², "huber" e²/2 up to huber_delta, linear beyond."""
+    """Penalty ρ of a pixel's error e: "l1" |e|, "mse" e², "huber" e²/2 up to huber_delta, linear beyond, "charbonnier"
+    |e| with its kink rounded off over charbonnier_epsilon."""
     ssim_weight: float = 0.2
     """w in [0, 1]: share of 1 − SSIM in the loss; 0 leaves the pixel penalty alone."""
     huber_delta: float = 0.1
     """Error at which "huber" turns from quadratic to linear."""
+    charbonnier_epsilon: float = 1e-2
+    """Error up to which "charbonnier" is quadratic rather than linear."""
     l1_epsilon: float = 1e-2
     """Smallest |e| in the curvature 1/(2|e|) of "l1": it bounds the curvature where the error vanishes."""
     ssim_curvature: Literal["exact", "center"] = "exact"
@@ -45,15 +49,28 @@ class ImageLoss(DefaultsForMissingFields):
     """Smallest 1 − SSIM by which the SSIM curvature divides."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("l1", "mse", "huber"):
-            raise ValueError(f'ImageLoss.kind must be "l1", "mse" or "huber", not {self.kind!r}')
+        if self.kind not in penalties.KINDS:
+            raise ValueError(f"ImageLoss.kind must be one of {', '.join(penalties.KINDS)}, not {self.kind!r}")
         if self.ssim_curvature not in ("exact", "center"):
             raise ValueError(f'ImageLoss.ssim_curvature must be "exact" or "center", not {self.ssim_curvature!r}')
         if not 0.0 <= self.ssim_weight <= 1.0:
             raise ValueError(f"ImageLoss.ssim_weight must lie in [0, 1], not {self.ssim_weight}")
-        for name in ("huber_delta", "l1_epsilon", "ssim_epsilon"):
+        for name in ("huber_delta", "charbonnier_epsilon", "l1_epsilon", "ssim_epsilon"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"ImageLoss.{name} must be positive, not {getattr(self, name)}")
+
+    @property
+    def delta(self) -> float:
+        """The number that the penalty has: Huber's or Charbonnier's."""
+        return self.charbonnier_epsilon if self.kind == "charbonnier" else self.huber_delta
+
+    def check_curvature(self) -> None:
+        """Raise ValueError if Gauss-Newton steps cannot weight this loss."""
+        if self.kind not in penalties.WITH_CURVATURE:
+            raise ValueError(
+                f'optimizers "lm" and "gauss_newton" need a curvature, which loss.kind {self.kind!r} has not: choose '
+                f'one of {", ".join(penalties.WITH_CURVATURE)}, or optimizer "adam"'
+            )
 
     def against(self, target: Images) -> ImageObjective:
         """The loss as a function of the rendering alone; work on the photographs is done once here."""
@@ -71,7 +88,7 @@ def differentiable_loss(objective: ImageObjective, rendered: Images) -> Float[Te
     """
     loss, target = objective.loss, objective.target
     error = rendered - target
-    total = (1.0 - loss.ssim_weight) * penalties.differentiable(loss.kind, error, loss.huber_delta).mean()
+    total = (1.0 - loss.ssim_weight) * penalties.differentiable(loss.kind, error, loss.delta).mean()
     if objective.ssim_target is not None:
         values = ssim_torch.value_and_partials(rendered, *objective.ssim_target.statistics)[0]
         total = total + loss.ssim_weight * (1.0 - values.mean())
@@ -85,6 +102,14 @@ class ImageObjective:
         self.loss = loss
         self.target = target.detach().contiguous()
         self.ssim_target = SsimTarget(self.target) if loss.ssim_weight > 0.0 else None
+
+    def select(self, views: Sequence[int]) -> ImageObjective:
+        """The loss against some of the photographs, averaged over these."""
+        index = torch.tensor(views, device=self.target.device)
+        chosen = object.__new__(ImageObjective)
+        chosen.loss, chosen.target = self.loss, self.target[index]
+        chosen.ssim_target = None if self.ssim_target is None else self.ssim_target.select(index)
+        return chosen
 
     @property
     def num_residuals(self) -> int:
@@ -136,7 +161,7 @@ class LossLinearization:
             loss.kind,
             self.rendered,
             self.objective.target,
-            delta=loss.huber_delta,
+            delta=loss.delta,
             scale=(1.0 - weight) / n,
             signs=self.frozen_signs,
         )
@@ -166,7 +191,7 @@ class LossLinearization:
         square-root residual sqrt(w (1 − S)): w/2 · J_Sᵀ diag(1/(1 − S)) J_S.
         """
         loss = self.objective.loss
-        pixel = penalties.curvature(loss.kind, self._error, loss.huber_delta, loss.l1_epsilon)
+        pixel = penalties.curvature(loss.kind, self._error, loss.delta, loss.l1_epsilon)
         pixel.mul_(1.0 - loss.ssim_weight)
         if self.objective.ssim_target is None:
             return pixel
@@ -178,7 +203,7 @@ class LossLinearization:
     def hessian_product(self, images: Images) -> Images:
         """(∂²loss/∂R²)·images, exact where it exists (frozen L1 signs: 0), with the 1/n of the average."""
         loss, n = self.objective.loss, self.objective.num_residuals
-        second = penalties.second_derivative(loss.kind, self._error, loss.huber_delta)
+        second = penalties.second_derivative(loss.kind, self._error, loss.delta)
         out = second.mul_((1.0 - loss.ssim_weight) / n).mul_(images)
         if self.objective.ssim_target is not None:
             out.sub_(self._ssim.hessian_product(images), alpha=loss.ssim_weight / n)

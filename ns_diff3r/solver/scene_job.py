@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -17,9 +17,19 @@ from .backward import AnchorObserver, BackwardMode, FinishedTTO, OuterLoss, make
 from .config import TTOConfig
 from .curvature_scale import scene_curvature
 from .image_loss import ImageObjective
-from .inner import InnerState, StepObserver, Trajectory, TTOStatus, rerun_steps, run_trajectory
+from .inner import (
+    InnerOptimizer,
+    InnerState,
+    StepObserver,
+    Trajectory,
+    TTOStatus,
+    ViewSampler,
+    first_gradient,
+    rerun_steps,
+    run_trajectory,
+)
 from .prior import Prior, flat_strength
-from .problem import Evaluation, SceneProblem
+from .problem import Evaluation, InnerProblem, SampledProblem, SceneProblem
 from .solution import TTOSolution
 
 STATIONARITY_ADVICE = (
@@ -38,10 +48,13 @@ class SceneJob:
         context: Views,
         measure: bool,
         outer_loss: OuterLoss | None = None,
+        seed: int = 0,
+        optimizer: InnerOptimizer | None = None,
     ) -> None:
         self.config = config
         self.mode = BackwardMode(config.backward_mode)
         self.outer_loss = outer_loss
+        self.optimizer = optimizer or config.make_optimizer()
         check_scene(init, context)
         cameras = context.cameras.to(dtype=init.dtype)
         self.frame = normalized_frame(init, cameras) if config.normalize_frame else Similarity.identity(init.dtype)
@@ -51,6 +64,8 @@ class SceneJob:
         self._check_mode()
         linearizer = make_linearizer(config, self.frame.apply_cameras(cameras), init)
         self.problem = SceneProblem(ImageObjective(config.loss, context.images.to(init.dtype)), linearizer)
+        self.sampler = ViewSampler(config.view_sampling, cameras.centers, seed)
+        self.cameras = self.frame.apply_cameras(cameras)
         self.scale: list[float] | None = None
         with torch.no_grad():
             at = self.problem.evaluate(self.start.detach())
@@ -97,8 +112,8 @@ class SceneJob:
         if self.multiplier is not None and self.scale is not None:
             slices = self.start.group_slices()
             prior = Prior(start.detach().clone(), self.multiplier.detach().contiguous(), self.scale, slices)
-        optimizer, frozen = self.config.make_optimizer(), frozenset(self.config.frozen_groups)
-        template, problem = self.start.detach(), self.problem
+        optimizer, frozen = self.optimizer, frozenset(self.config.frozen_groups)
+        template, problem = self.start.detach(), self._problem_of_steps()
 
         def rerun(theta: Tensor, state: InnerState, first_step: int, num_steps: int, observer: StepObserver) -> None:
             state = state or optimizer.init(template)
@@ -121,10 +136,13 @@ class SceneJob:
             prior,
             frozen=frozen,
             stationarity_tolerance=self.config.stationarity_tolerance,
-            first=at_start,
+            time_budget=self.config.time_budget,
+            first=at_start if self.sampler.takes_all else None,
             progress=progress,
             observer=observer,
         )
+        if at_start is not None and not self.sampler.takes_all:
+            trajectory.first_gradient = first_gradient(at_start, start.detach(), prior, frozen)
         trajectory.state = {}  # the moments are of no use any more
         scale = None if self.scale is None else {name: self.scale[i] for i, name in enumerate(GROUPS)}
         solution = TTOSolution.of(trajectory, self.frame, scale, self._warnings(trajectory))
@@ -155,6 +173,18 @@ class SceneJob:
         theta = _PassThroughTTO.apply(start, self.multiplier, trajectory.theta, backward)
         assert isinstance(theta, Tensor)
         return to_world.apply_gaussians(self.start.unflatten(theta)), solution
+
+    def _problem_of_steps(self) -> InnerProblem:
+        """The scene, of which a step sees what view sampling says."""
+        if self.sampler.takes_all:
+            return self.problem
+        config, cameras, template, objective = self.config, self.cameras, self.start.detach(), self.problem.objective
+
+        def select(views: Sequence[int]) -> SceneProblem:
+            chosen = cameras[torch.tensor(views, device=cameras.device)]
+            return SceneProblem(objective.select(views), make_linearizer(config, chosen, template))
+
+        return SampledProblem(self.problem, select, self.sampler, config.num_steps)
 
     def _warnings(self, trajectory: Trajectory) -> list[str]:
         if trajectory.status is TTOStatus.DIVERGED:

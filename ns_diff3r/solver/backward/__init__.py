@@ -4,6 +4,7 @@
 from collections.abc import Callable
 
 from .adjoint import Adjoint
+from .combinations import THROUGH_STEPS
 from .config import BackwardConfig, MetaGradConfig
 from .first_order import FirstOrder
 from .implicit import Implicit
@@ -30,6 +31,7 @@ def make_backward_pass(mode: BackwardMode, config: BackwardConfig | None = None)
 
 
 __all__ = [
+    "THROUGH_STEPS",
     "Adjoint",
     "AnchorObserver",
     "BackwardConfig",

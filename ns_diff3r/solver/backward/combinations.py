@@ -6,6 +6,8 @@ from __future__ import annotations
 from .config import BackwardConfig
 from .protocol import BackwardMode
 
+THROUGH_STEPS = (BackwardMode.ADJOINT, BackwardMode.TRUNCATED, BackwardMode.UNROLL)
+"""Modes that differentiate the steps of the inner optimiser."""
 RECURRENCES = ("adam", "sgd")
 """Inner optimisers whose steps have an adjoint."""
 TWICE_DIFFERENTIABLE = ("reference",)
@@ -16,8 +18,7 @@ REPEATABLE = ("auto", "native", "reference")
 
 def check_combination(mode: BackwardMode, config: BackwardConfig, optimizer: str, backend: str, num_steps: int) -> None:
     """Raise ValueError, naming the settings and what to do, if a mode cannot work with the rest."""
-    through_steps = mode in (BackwardMode.ADJOINT, BackwardMode.TRUNCATED, BackwardMode.UNROLL)
-    if through_steps and optimizer not in RECURRENCES:
+    if mode in THROUGH_STEPS and optimizer not in RECURRENCES:
         raise ValueError(
             f'backward_mode "{mode.value}" goes back through the steps of the inner optimiser, which is known for '
             f"{' and '.join(RECURRENCES)}, not for optimizer {optimizer!r}: choose one of these, or backward_mode "

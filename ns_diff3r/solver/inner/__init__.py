@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Inner optimisers: their contract, Adam, SGD, Gauss-Newton, and the loop that runs them."""
+"""Inner optimisers: their contract, Adam, SGD, Gauss-Newton, Levenberg-Marquardt, and the loop that runs them."""
 
 from .adam import Adam
 from .gauss_newton import GaussNewton
+from .levenberg_marquardt import LevenbergMarquardt, LMConfig
 from .protocol import (
     DifferentiableOptimizer,
     InnerOptimizer,
@@ -13,8 +14,11 @@ from .protocol import (
     StepObserver,
     StepRecord,
 )
+from .schedule import RateSchedule
 from .sgd import SGD
-from .trajectory import Trajectory, TTOStatus, rerun_steps, run_trajectory
+from .training import training_steps
+from .trajectory import Trajectory, TTOStatus, first_gradient, rerun_steps, run_trajectory
+from .view_sampling import ViewSampler, ViewSampling
 
 __all__ = [
     "SGD",
@@ -25,11 +29,18 @@ __all__ = [
     "InnerPoint",
     "InnerState",
     "InnerStep",
+    "LMConfig",
+    "LevenbergMarquardt",
+    "RateSchedule",
     "StepAdjoint",
     "StepObserver",
     "StepRecord",
     "TTOStatus",
     "Trajectory",
+    "ViewSampler",
+    "ViewSampling",
+    "first_gradient",
     "rerun_steps",
     "run_trajectory",
+    "training_steps",
 ]

@@ -16,7 +16,7 @@ Where s_k = 0 no gradient has ever come: a parameter that nothing sees does not 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -26,6 +26,7 @@ from ...splats import Gaussians
 from .. import vector_ops
 from ..vector_ops import ParameterRange
 from .protocol import InnerPoint, InnerState, InnerStep, StepRecord, parameter_ranges
+from .schedule import RateSchedule
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Adam:
     learning_rates: dict[str, float]
     betas: tuple[float, float] = (0.9, 0.999)
     epsilon: float = 1e-15
+    schedule: RateSchedule = field(default_factory=RateSchedule)
+    horizon: int = 0
+    """Steps of the run, over which the schedule falls."""
 
     def init(self, theta: Gaussians) -> InnerState:
         """Zero moments."""
@@ -65,7 +69,7 @@ class Adam:
 
     def rates(self, step: int) -> dict[str, float]:
         """Learning rate of every group in a step."""
-        return self.learning_rates
+        return self.schedule.rates(self.learning_rates, step, self.horizon)
 
     def adjoint(self, template: Gaussians, frozen: frozenset[str]) -> AdamAdjoint:
         """A fresh backward sweep."""

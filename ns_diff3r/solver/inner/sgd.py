@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Float
@@ -13,6 +13,7 @@ from ...splats import Gaussians
 from .. import vector_ops
 from ..vector_ops import ParameterRange
 from .protocol import InnerPoint, InnerState, InnerStep, StepRecord, parameter_ranges
+from .schedule import RateSchedule
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,9 @@ class SGD:
     """θ ← θ − rate · ∇L_in; no state. After a step `point.image_gradient` holds the total gradient."""
 
     learning_rates: dict[str, float]
+    schedule: RateSchedule = field(default_factory=RateSchedule)
+    horizon: int = 0
+    """Steps of the run, over which the schedule falls."""
 
     def init(self, theta: Gaussians) -> InnerState:
         """Nothing to remember."""
@@ -33,7 +37,7 @@ class SGD:
 
     def rates(self, step: int) -> dict[str, float]:
         """Learning rate of every group in a step."""
-        return self.learning_rates
+        return self.schedule.rates(self.learning_rates, step, self.horizon)
 
     def adjoint(self, template: Gaussians, frozen: frozenset[str]) -> SGDAdjoint:
         """A fresh backward sweep."""
