@@ -51,7 +51,8 @@ def compare_modes(options: Gradcheck, config: TTOConfig, start: Gaussians, conte
     )
     print_table(f"gradcheck {options.scene.data}", summaries, caption)
     if options.directions:
-        print_table("against differences, per group", details)
+        shown = [row for row in details if row["mode"] == options.modes[0]]
+        print_table(f"{options.modes[0]} per group", shown, "of the other modes: in the JSON")
     if options.json is not None:
         content = {"command": plain(asdict(options)), "Gaussians": start.num_gaussians}
         write_json(options.json, {**content, "modes": summaries, "groups": details})
@@ -61,8 +62,10 @@ def compare_modes(options: Gradcheck, config: TTOConfig, start: Gaussians, conte
             for to in ("θ⁰", "λ"):
                 name = f"{row['mode']}, {to}" + (f", λ={row['λ']:g}" if len(options.priors) > 1 else "")
                 series.setdefault(name, []).append((row["steps"], row[f"cos {to}"]))
-        labels = {"x_label": "inner steps", "y_label": "cosine with the exact adjoint"}
-        line_chart(options.chart, series, title=options.scene.data.name, log_x=True, **labels)
+        y_label = "cosine with the exact adjoint"
+        line_chart(
+            options.chart, series, title=options.scene.data.name, x_label="inner steps", y_label=y_label, log_x=True
+        )
     found = [row["cosine to differences"] for row in details if row["mode"] == EXACT and options.directions]
     worst = min(found, default=1.0)
     if options.require_cosine is not None and not worst >= options.require_cosine:

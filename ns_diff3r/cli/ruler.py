@@ -85,9 +85,8 @@ def mode_gradient(problem: Problem, name: str, dtype: torch.dtype) -> ModeGradie
     if mode is BackwardMode.METAGRAD:
         anchors = MetaGradConfig(stride=max(1, steps // 5), min_steps=0, max_steps=0)
         backward = replace(backward, metagrad=anchors)
-    config = replace(problem.config, backward_mode=mode, backward=backward)
-    if mode is BackwardMode.UNROLL:
-        config = replace(config, backend="reference")
+    backend = "reference" if mode is BackwardMode.UNROLL else problem.config.backend
+    config = replace(problem.config, backward_mode=mode, backward=backward, backend=backend)
     start = problem.start.map(lambda leaf: leaf.detach().to(dtype, copy=True).requires_grad_())
     multiplier = start.map(lambda leaf: torch.full_like(leaf, problem.prior).requires_grad_())
     anchored = problem.outer_loss if mode is BackwardMode.METAGRAD else None

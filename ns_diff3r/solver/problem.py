@@ -79,9 +79,9 @@ class SampledProblem:
 
     def evaluate(self, gaussians: Gaussians, step: int | None) -> Evaluation:
         """Render and linearise the views of a step; all of them for None and after the last step."""
-        measures = step is None or step >= self.num_steps
-        problem = self.whole if measures else self.select(self.sampler.views(step))
-        return problem.evaluate(gaussians)
+        if step is None or step >= self.num_steps:
+            return self.whole.evaluate(gaussians)
+        return self.select(self.sampler.views(step)).evaluate(gaussians)
 
 
 @dataclass(frozen=True, eq=False)
