@@ -20,6 +20,9 @@ from .protocol import InnerPoint, InnerState, InnerStep
 SMALLEST_DIAGONAL = 1e-6
 """Of the damping, relative to the mean of its group: parameters that no view sees must not make the system singular."""
 
+ROUNDING = 4.0
+"""Gains below this many units of rounding of the loss are none."""
+
 
 @dataclass(frozen=True)
 class LMConfig(DefaultsForMissingFields):
@@ -93,7 +96,9 @@ class LevenbergMarquardt:
         for _ in range(1 + self.config.line_search):
             torch.sub(point.theta, u, alpha=size, out=out)
             promised = size * slope - 0.5 * size * size * (slope - damped)
-            if promised > 0.0 and before - self._loss(point, out) >= self.config.min_relative_decrease * promised:
+            if promised <= ROUNDING * torch.finfo(out.dtype).eps * before:
+                return InnerStep(out.copy_(point.theta), statistics)  # nothing left that could be measured
+            if before - self._loss(point, out) >= self.config.min_relative_decrease * promised:
                 state["damping"] = max(self.config.damping_min, state["damping"] / self.config.damping_down)
                 state["taken"] += 1
                 return InnerStep(out, statistics)

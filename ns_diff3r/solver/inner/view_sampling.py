@@ -42,6 +42,7 @@ class ViewSampler:
         self.sampling, self.seed = sampling, seed
         self.num_views = len(centers)
         self.per_step = min(sampling.views_per_step, self.num_views)
+        self._shuffles: list[list[int]] = []
         self._distances = torch.cdist(centers.double(), centers.double())
 
     @property
@@ -69,17 +70,22 @@ class ViewSampler:
         return taken
 
     def _shuffled(self, step: int, count: int) -> list[int]:
-        """The step's share of an endless sequence of shuffles; a step across two of them repeats no view."""
-        epoch, begin = divmod(step * count, self.num_views)
-        views = self._permutation(epoch)[begin : begin + count]
-        following = (view for view in self._permutation(epoch + 1) if view not in views)
-        return views + [next(following) for _ in range(count - len(views))]
+        """The step's share of an endless sequence of shuffles, none of which repeats a view within a step."""
+        first = step * count
+        return [self._drawn(index, count) for index in range(first, first + count)]
 
-    def _drawn(self, index: int) -> int:
+    def _drawn(self, index: int, count: int = 1) -> int:
         epoch, place = divmod(index, self.num_views)
-        return self._permutation(epoch)[place]
+        while len(self._shuffles) <= epoch:
+            self._shuffles.append(self._next_shuffle(count))
+        return self._shuffles[epoch][place]
 
-    def _permutation(self, epoch: int) -> list[int]:
+    def _next_shuffle(self, count: int) -> list[int]:
+        epoch = len(self._shuffles)
         views = list(range(self.num_views))
         random.Random(1_000_003 * self.seed + epoch).shuffle(views)
+        begun = (epoch * self.num_views) % count  # views that a step across the border has from the shuffle before
+        if begun:
+            taken = self._shuffles[-1][-begun:]
+            views = [view for view in views if view not in taken] + taken
         return views
