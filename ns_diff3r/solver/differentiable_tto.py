@@ -53,6 +53,8 @@ class DifferentiableTTO(nn.Module):
         self._warned = False
         self.progress: Callable[[int, float], None] | None = None
         """Called at every iterate of every scene with the number of steps taken and the inner loss there."""
+        self.watch: Callable[[int, Gaussians], None] | None = None
+        """Called after every step of every scene with the number of steps taken and where it led, in world units."""
 
     @overload
     def forward(
@@ -177,4 +179,4 @@ class DifferentiableTTO(nn.Module):
             if self.config.pcg.warm_start and solution is not None:
                 self._warm_starts[index] = solution
 
-        return job.run(warm, remember, self.progress)
+        return job.run(warm, remember, self.progress, self.watch)

@@ -21,6 +21,7 @@ from .inner import (
     InnerOptimizer,
     InnerState,
     StepObserver,
+    StepRecord,
     Trajectory,
     TTOStatus,
     ViewSampler,
@@ -104,6 +105,7 @@ class SceneJob:
         warm: Tensor | None,
         remember: Callable[[Tensor | None], None],
         progress: Callable[[int, float], None] | None = None,
+        watch: Callable[[int, Gaussians], None] | None = None,
     ) -> tuple[Gaussians, TTOSolution]:
         """Optimise; the result carries the configured backward mode."""
         at_start, self.at_start = self.at_start, None
@@ -128,6 +130,14 @@ class SceneJob:
                 observer = anchors = AnchorObserver(
                     settings, self.outer_loss, lambda flat: world.apply_gaussians(shape.unflatten(flat))
                 )
+        to_world = self.frame.inverse()
+
+        def observe(record: StepRecord, next_theta: Tensor) -> None:
+            if observer is not None:
+                observer(record, next_theta)
+            if watch is not None:
+                watch(record.step + 1, to_world.apply_gaussians(template.unflatten(next_theta)))
+
         trajectory = run_trajectory(
             problem,
             template,
@@ -139,14 +149,13 @@ class SceneJob:
             time_budget=self.config.time_budget,
             first=at_start if self.sampler.takes_all else None,
             progress=progress,
-            observer=observer,
+            observer=None if observer is None and watch is None else observe,
         )
         if at_start is not None and not self.sampler.takes_all:
             trajectory.first_gradient = first_gradient(at_start, start.detach(), prior, frozen)
         trajectory.state = {}  # the moments are of no use any more
         scale = None if self.scale is None else {name: self.scale[i] for i, name in enumerate(GROUPS)}
         solution = TTOSolution.of(trajectory, self.frame, scale, self._warnings(trajectory))
-        to_world = self.frame.inverse()
         if not self.differentiates:
             return to_world.apply_gaussians(template.unflatten(trajectory.theta)), solution
         if anchors is not None and trajectory.status is not TTOStatus.DIVERGED:
