@@ -45,7 +45,9 @@ def test_lm_finds_the_minimum_of_a_linear_problem_and_lowers_its_damping():
     prior = Prior(
         start.flatten().clone(), torch.full((start.num_parameters,), 0.05).double(), [1.0] * 6, start.group_slices()
     )
-    run = run_trajectory(problem, start, LevenbergMarquardt(LMConfig(damping=1.0, pcg=TIGHT)), 30, prior)
+    run = run_trajectory(
+        problem, start, LevenbergMarquardt(LMConfig(damping=1.0, damping_down=2.0, pcg=TIGHT)), 30, prior
+    )
     assert run.stationarity < 1e-6
     assert run.state["refused"] == 0
     assert run.state["damping"] == pytest.approx(max(1e-6, 0.5 ** run.state["taken"]))
@@ -105,6 +107,7 @@ def test_lm_result_is_differentiated_by_the_implicit_mode():
         {"damping": 0.0},
         {"damping": 1e9},
         {"damping_up": 0.5},
+        {"damping_floor": 0.0},
         {"min_relative_decrease": 1.0},
         {"line_search": -1},
     ],

@@ -17,8 +17,6 @@ from ..pcg import PCGConfig, pcg
 from ..preconditioners import make_preconditioner
 from .protocol import InnerPoint, InnerState, InnerStep
 
-SMALLEST_DIAGONAL = 1e-6
-"""Of the damping, relative to the mean of its group: parameters that no view sees must not make the system singular."""
 
 ROUNDING = 4.0
 """Gains below this many units of rounding of the loss are none."""
@@ -26,11 +24,14 @@ ROUNDING = 4.0
 
 @dataclass(frozen=True)
 class LMConfig(DefaultsForMissingFields):
-    """Step control of the inner optimiser "lm". The numbers of 3DGS-LM where it has them."""
+    """Step control of the inner optimiser "lm"; see docs/backward_modes.md for what else was tried."""
 
-    damping: float = 1e-2
+    damping: float = 10.0
     """μ of the first step: multiplies the diagonal of (1/n) JᵀWJ."""
-    damping_down: float = 2.0
+    damping_floor: float = 3.0
+    """Smallest entry of that diagonal, as a multiple of the mean of its group. Few views see most parameters hardly:
+    damped by their own curvature alone they take huge steps."""
+    damping_down: float = 3.0
     """A step that is taken divides μ by this."""
     damping_up: float = 4.0
     """A step that is refused multiplies μ by this."""
@@ -42,7 +43,7 @@ class LMConfig(DefaultsForMissingFields):
     """A step is taken if the loss falls by at least this share of what the quadratic model promises."""
     line_search: int = 0
     """How often a step that is refused is halved and tried again before μ grows."""
-    pcg: PCGConfig = field(default_factory=lambda: PCGConfig(preconditioner="jacobi", tolerance=1e-2, max_iterations=8))
+    pcg: PCGConfig = field(default_factory=lambda: PCGConfig(preconditioner="jacobi", tolerance=1e-2, max_iterations=4))
     """The linear solve of a step."""
 
     def __post_init__(self) -> None:
@@ -54,6 +55,8 @@ class LMConfig(DefaultsForMissingFields):
         for name in ("damping_down", "damping_up"):
             if not 1.0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"LMConfig.{name} must be at least 1, not {getattr(self, name)}")
+        if not 0.0 < self.damping_floor < float("inf"):
+            raise ValueError(f"LMConfig.damping_floor must be positive, not {self.damping_floor}")
         if not 0.0 <= self.min_relative_decrease < 1.0:
             raise ValueError(f"LMConfig.min_relative_decrease must lie in [0, 1), not {self.min_relative_decrease}")
         if self.line_search < 0:
@@ -79,7 +82,7 @@ class LevenbergMarquardt:
         gradient, statistics = point.total_gradient()
         before = point.loss.value + sum(part.prior for part in statistics)
         plain = point.normal_operator()
-        diagonal = _floored_diagonal(point, plain)
+        diagonal = _floored_diagonal(point, plain, self.config.damping_floor)
         strength = state["damping"] * diagonal
         if point.strength is not None:
             strength += point.strength
@@ -122,11 +125,11 @@ class LevenbergMarquardt:
         return loss
 
 
-def _floored_diagonal(point: InnerPoint, operator: NormalOperator) -> Float[Tensor, " P"]:
-    """diag(JᵀWJ)/n, at least a small share of its group's mean."""
+def _floored_diagonal(point: InnerPoint, operator: NormalOperator, share: float) -> Float[Tensor, " P"]:
+    """diag(JᵀWJ)/n, at least `share` times its group's mean."""
     diagonal = point.linearization.diagonal(operator.weights).flatten().mul_(1.0 / operator.num_residuals)
     for part in operator.slices.values():
         if part.stop > part.start:
-            floor = SMALLEST_DIAGONAL * float(diagonal[part].mean())
+            floor = share * float(diagonal[part].mean())
             diagonal[part].clamp_(min=max(floor, torch.finfo(diagonal.dtype).tiny))
     return diagonal
