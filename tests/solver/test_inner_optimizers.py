@@ -68,7 +68,8 @@ def test_lm_refuses_a_step_that_does_not_help_and_damps_the_next_more():
     problem = dense_scene(start, DenseRenderer(start, bend=1.0), MSE, noise=2.0)
     settings = LMConfig(damping=1e-6, damping_up=4.0, pcg=TIGHT)
     run = run_trajectory(problem, start, LevenbergMarquardt(settings), 1)
-    assert run.state == {"damping": pytest.approx(4e-6), "taken": 0, "refused": 1}
+    assert (run.state["taken"], run.state["refused"], run.state["loss"]) == (0, 1, run.loss_curve[0])
+    assert run.state["damping"] == pytest.approx(4e-6)
     assert torch.equal(run.theta, start.flatten())
     searched = run_trajectory(problem, start, LevenbergMarquardt(replace(settings, line_search=12)), 1)
     assert searched.state["taken"] == 1
@@ -77,6 +78,17 @@ def test_lm_refuses_a_step_that_does_not_help_and_damps_the_next_more():
     assert patient.state["refused"] > 1
     assert patient.loss_curve[-1] < 0.9 * patient.loss_curve[0]
     assert all(after <= before for before, after in itertools.pairwise(patient.loss_curve))
+
+
+def test_lm_damps_more_after_a_step_that_turned_out_to_raise_the_loss():
+    start = random_gaussians(4, 1)
+    problem = dense_scene(start, DenseRenderer(start), MSE, noise=0.5)
+    settings = LMConfig(damping=1.0, damping_down=2.0, damping_up=3.0, pcg=TIGHT)
+    dampings = []
+    for before in (math.inf, 1e-9):
+        state = LevenbergMarquardt(settings).init(start) | {"loss": before}
+        dampings.append(run_trajectory(problem, start, LevenbergMarquardt(settings), 1, state=state).state["damping"])
+    assert dampings == pytest.approx([0.5, 3.0])  # 1/2, and 1 · 2 · 3 / 2
 
 
 def test_lm_leaves_frozen_groups_and_what_nothing_sees():

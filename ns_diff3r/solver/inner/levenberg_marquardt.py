@@ -17,7 +17,6 @@ from ..pcg import PCGConfig, pcg
 from ..preconditioners import make_preconditioner
 from .protocol import InnerPoint, InnerState, InnerStep
 
-
 ROUNDING = 4.0
 """Gains below this many units of rounding of the loss are none."""
 
@@ -68,19 +67,23 @@ class LevenbergMarquardt:
     """θ ← θ − u with (A + μ diag(JᵀWJ)/n) u = ∇L_in, if the loss falls as the model of it says; else μ grows.
 
     The loss is compared with depth order and lists frozen at θ: across a flip of the order it jumps for reasons that no
-    model of it knows. State: "damping" μ, and "taken" and "refused", how many steps were.
+    model of it knows. Where it then turns out to have risen, μ grows as well, but the step stays. State: "damping" μ,
+    "loss" where the last step began, and "taken" and "refused", how many steps were.
     """
 
     config: LMConfig = field(default_factory=LMConfig)
 
     def init(self, theta: Gaussians) -> InnerState:
         """The first damping."""
-        return {"damping": self.config.damping, "taken": 0, "refused": 0}
+        return {"damping": self.config.damping, "loss": float("inf"), "taken": 0, "refused": 0}
 
     def step(self, state: InnerState, point: InnerPoint, out: Float[Tensor, " P"]) -> InnerStep:
         """One solve, and the step if it is an improvement; θ stays where it is not."""
         gradient, statistics = point.total_gradient()
         before = point.loss.value + sum(part.prior for part in statistics)
+        if before > state["loss"]:  # the order that the last step was accepted on did not hold
+            self._damp(state, self.config.damping_up * self.config.damping_down)
+        state["loss"] = before
         plain = point.normal_operator()
         diagonal = _floored_diagonal(point, plain, self.config.damping_floor)
         strength = state["damping"] * diagonal
@@ -102,13 +105,16 @@ class LevenbergMarquardt:
             if promised <= ROUNDING * torch.finfo(out.dtype).eps * before:
                 return InnerStep(out.copy_(point.theta), statistics)  # nothing left that could be measured
             if before - self._loss(point, out) >= self.config.min_relative_decrease * promised:
-                state["damping"] = max(self.config.damping_min, state["damping"] / self.config.damping_down)
+                self._damp(state, 1.0 / self.config.damping_down)
                 state["taken"] += 1
                 return InnerStep(out, statistics)
             size *= 0.5
-        state["damping"] = min(self.config.damping_max, state["damping"] * self.config.damping_up)
+        self._damp(state, self.config.damping_up)
         state["refused"] += 1
         return InnerStep(out.copy_(point.theta), statistics)
+
+    def _damp(self, state: InnerState, factor: float) -> None:
+        state["damping"] = min(self.config.damping_max, max(self.config.damping_min, factor * state["damping"]))
 
     @staticmethod
     def _loss(point: InnerPoint, theta: Float[Tensor, " P"]) -> float:
