@@ -16,7 +16,9 @@ AUTOGRAD_SIZES = (64, 48, 32, 24, 16)
 BYTES_PER_PAIR = 1500
 """Rough need of torch autograd through the dense renderer, per (pixel, Gaussian); decides what fits into memory."""
 
-Part = Literal["products", "autograd", "step", "solve", "prior", "training", "pcg", "memory"]
+Part = Literal[
+    "products", "autograd", "step", "solve", "prior", "training", "pcg", "memory", "backward", "backward_memory"
+]
 
 
 @dataclass
@@ -42,7 +44,8 @@ class Benchmark:
     rounds: int = 7
     """Times are medians over at least this many rounds, each of which times everything once."""
     parts: tuple[Part, ...] = ("products", "autograd", "step", "solve", "prior", "training", "memory")
-    """What to measure; also `pcg`, iterations on the systems of real scenes, which needs `data`."""
+    """What to measure; also `pcg`, iterations on the systems of real scenes, which needs `data`; `backward`, times of
+    the backward modes; and `backward_memory`, their memory against the number of steps."""
     data: tuple[Path, ...] = ()
     """Scenes (folders with a transforms.json) for the part `pcg`."""
     pcg_views: tuple[int, ...] = (0, 4)
@@ -51,6 +54,10 @@ class Benchmark:
     """Image size of the views of the TTO step, of the training step, and of the memory of the layer."""
     autograd_size: int = 0
     """Image size of the comparison with torch autograd; 0: the largest that fits into memory."""
+    tto_steps: tuple[int, ...] = (50,)
+    """Inner steps of the part `backward`."""
+    chart: Path | None = None
+    """Draw the part `backward_memory` here, as SVG."""
     json: Path | None = None
     """Write all numbers here."""
 
@@ -72,6 +79,8 @@ class Benchmark:
             "training": self._training,
             "pcg": self._pcg,
             "memory": self._memory,
+            "backward": self._backward,
+            "backward_memory": self._backward_memory,
         }
         before = torch.get_num_threads()
         for part in self.parts:
@@ -194,6 +203,19 @@ class Benchmark:
             rows.append({**row, **{name: f"{row[name] / 2**20:.1f} MiB" for name in names}})
         return rows
 
+    def _backward(self) -> list[dict[str, Any]]:
+        from .benchmark_backward import backward_times
+
+        return [row for steps in self.tto_steps for row in backward_times(self.step_size, steps, self.rounds)]
+
+    def _backward_memory(self) -> list[dict[str, Any]]:
+        from .benchmark_backward import backward_memory, draw_memory
+
+        rows = backward_memory(self.step_size)
+        if self.chart is not None:
+            draw_memory(rows, self.chart)
+        return rows
+
 
 TITLES: dict[str, tuple[str, str]] = {
     "products": (
@@ -219,5 +241,13 @@ TITLES: dict[str, tuple[str, str]] = {
     "memory": (
         "Peak memory of a training step through TTO",
         "above what was resident before; unroll: autograd through gradient descent on the reference",
+    ),
+    "backward": (
+        "Backward modes against the test-time optimisation (Adam, 0.8 L1 + 0.2 (1 - SSIM))",
+        "processor time in multiples of a forward optimisation that keeps nothing; medians of ratios within a round",
+    ),
+    "backward_memory": (
+        "Peak memory of a training step through TTO against the number of steps, MiB",
+        "above what was resident before; unroll on a small scene, it needs the dense renderer",
     ),
 }

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 GIVE_BACK_FREED = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 """glibc's malloc returns freed blocks to the system, so that resident memory is what is in use."""
 
-Kind = Literal["implicit", "unroll"]
+Kind = Literal["implicit", "adjoint", "recomputation", "unroll"]
 
 
 def memory_in_subprocess(kind: Kind, steps: int, image_size: int, num_gaussians: int) -> dict[str, Any]:
@@ -48,7 +48,8 @@ def memory_in_subprocess(kind: Kind, steps: int, image_size: int, num_gaussians:
 def measure_memory(kind: Kind, steps: int, image_size: int, num_gaussians: int) -> dict[str, Any]:
     """Peaks of resident memory, in bytes above what was resident before, of the forward and of the backward pass.
 
-    "implicit" is the layer. "unroll" is autograd through every step of gradient descent on the reference renderer,
+    "implicit" is the layer, "adjoint" with the steps kept, "recomputation" with the steps taken again.
+    "unroll" is autograd through every step of gradient descent on the reference renderer,
     since the native one has no double backward.
     """
     import torch
@@ -67,7 +68,7 @@ def measure_memory(kind: Kind, steps: int, image_size: int, num_gaussians: int) 
         views = Views(render(truth, cameras).rgb.clamp(0, 1), cameras)
     before, _ = resident_bytes()
     reset_peak()
-    loss = (_layer if kind == "implicit" else _unrolled)(start, strength, views, steps)
+    loss = _unrolled(start, strength, views, steps) if kind == "unroll" else _layer(kind, start, strength, views, steps)
     held, forward = resident_bytes()
     reset_peak()
     loss.backward()
@@ -76,12 +77,17 @@ def measure_memory(kind: Kind, steps: int, image_size: int, num_gaussians: int) 
     return {"kind": kind, "steps": steps, "size": image_size, "Gaussians": num_gaussians, **sizes}
 
 
-def _layer(start: Gaussians, strength: Tensor, views: Views, steps: int) -> Tensor:
+def _layer(kind: Kind, start: Gaussians, strength: Tensor, views: Views, steps: int) -> Tensor:
     from ..rasterization import render
-    from ..solver import DifferentiableTTO, PCGConfig, TTOConfig
+    from ..solver import BackwardConfig, BackwardMode, DifferentiableTTO, PCGConfig, TTOConfig
 
-    layer = DifferentiableTTO(TTOConfig(num_steps=steps, pcg=PCGConfig(max_iterations=20)))
-    result, _ = layer(start, strength, views)
+    config = TTOConfig(
+        num_steps=steps,
+        pcg=PCGConfig(max_iterations=20),
+        backward_mode=BackwardMode.IMPLICIT if kind == "implicit" else BackwardMode.ADJOINT,
+        backward=BackwardConfig(trajectory="recomputation" if kind == "recomputation" else "snapshots"),
+    )
+    result, _ = DifferentiableTTO(config)(start, strength, views)
     return (render(result, views.cameras).rgb - views.images).square().mean()
 
 

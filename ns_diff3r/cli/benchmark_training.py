@@ -16,11 +16,11 @@ from ..data.generated import FAR, NEAR, pixel_aligned_scene
 from ..rasterization import render
 from ..solver import PCGConfig, TTOConfig
 from ..solver.curvature_scale import floored, scene_curvature
-from ..solver.differentiable_tto import make_linearizer
 from ..solver.image_loss import ImageObjective
 from ..solver.inner.protocol import InnerPoint
 from ..solver.prior import Prior
 from ..solver.problem import SceneProblem
+from ..solver.scene_job import make_linearizer
 from ..splats import Gaussians, Views
 from ..training.config import LossConfig, TrainingConfig
 from ..training.network import build_network

@@ -19,6 +19,19 @@ if TYPE_CHECKING:
 
 ALL_COORDINATES_BELOW = 500
 
+ModeName = Literal[
+    "adjoint",
+    "adjoint-recomputation",
+    "adjoint-differences",
+    "adjoint-gauss-newton",
+    "truncated",
+    "implicit",
+    "metagrad",
+    "first_order",
+    "unroll",
+]
+"""Keys of `ruler.MODES`, which is imported late."""
+
 
 @dataclass
 class SmallScene(SceneOptions):
@@ -67,6 +80,20 @@ class Gradcheck:
     step: float = 1e-3
     """Largest change of a parameter in a difference, in learning rates of its group; of a λ, relative to it. Larger
     steps meet the jumps that Adam has where a parameter's first gradient changes its sign."""
+    modes: tuple[ModeName, ...] = ()
+    """Compare these backward modes instead of checking one: with differences, with the exact adjoint, by the decrease
+    of the outer loss after a step, and by what they cost."""
+    horizons: tuple[int, ...] = ()
+    """With `modes`: numbers of inner steps; default: `steps`."""
+    priors: tuple[float, ...] = ()
+    """With `modes`: values of λ; default: `prior`."""
+    precision: Literal["float32", "float64"] = "float64"
+    """With `modes`: what the modes compute in; differences are always taken in float64."""
+    initialisation: Literal["points", "network"] = "points"
+    """The Gaussians to begin with: at sparse points, or one a pixel and a backdrop as the compact network predicts them
+    before any training."""
+    chart: Path | None = None
+    """With `modes` and `horizons`: draw cosines with the exact adjoint against the number of steps here, as SVG."""
     require_cosine: float | None = None
     """Fail if any cosine is smaller."""
     json: Path | None = None
@@ -97,9 +124,15 @@ class Gradcheck:
         scene, start, context, targets = self.scene.load(torch.float64)
         if targets is None:
             raise ValueError(f"{scene.path}: no view is left as target; give --targets")
+        if self.initialisation == "network":
+            start = _predicted(context)
         config = self.config()
         start, context, targets = _prepare(start, context, targets, self.fit_steps, config)
         config = replace(config, normalize_frame=False)  # it is normalised already
+        if self.modes:
+            from .gradcheck_modes import compare_modes
+
+            return compare_modes(self, config, start, context, targets)
         rows, report = check(self, config, start, context, targets)
         caption = (
             f"{start.num_gaussians} Gaussians, {context.num_views} context and {targets.num_views} target views of "
@@ -112,12 +145,23 @@ class Gradcheck:
         for warning in report["warnings"]:
             print(f"note: {warning}")
         if self.json is not None:
-            write_json(self.json, {"command": _plain(asdict(self)), "rows": rows, **report})
+            write_json(self.json, {"command": plain(asdict(self)), "rows": rows, **report})
         worst = min((row["cosine"] for row in rows if row["cosine"] == row["cosine"]), default=0.0)
         if self.require_cosine is not None and worst < self.require_cosine:
             print(f"FAILED: a cosine of {worst:.4f} is below {self.require_cosine}")
             return 1
         return 0
+
+
+def _predicted(context: Views) -> Gaussians:
+    """What the compact network predicts before any training: one Gaussian a pixel, and a backdrop."""
+    import torch
+
+    from ..backbones import CompactConfig
+
+    network = CompactConfig().setup().eval()
+    with torch.no_grad():
+        return network(context.to(dtype=torch.float32)).gaussians.detach().to(dtype=torch.float64)
 
 
 def _prepare(
@@ -217,8 +261,8 @@ def check(
     return rows, report
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Paths as text, for JSON."""
     if isinstance(value, dict):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     return str(value) if isinstance(value, Path) else value

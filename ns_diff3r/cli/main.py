@@ -21,6 +21,7 @@ import tyro
 from tyro.conf import subcommand
 
 from .benchmark import Benchmark
+from .compare import Compare
 from .doctor import Doctor
 from .export import Export
 from .gradcheck import Gradcheck
@@ -40,6 +41,7 @@ Command = Union[  # noqa: UP007 - tyro reads it
     Annotated[_Fit, subcommand("fit", description=LATE["fit"][2])],
     Annotated[Export, subcommand("export")],
     Annotated[Gradcheck, subcommand("gradcheck")],
+    Annotated[Compare, subcommand("compare")],
     Annotated[Benchmark, subcommand("benchmark")],
     Annotated[Doctor, subcommand("doctor")],
 ]

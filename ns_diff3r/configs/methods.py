@@ -7,6 +7,8 @@ weights.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
@@ -15,7 +17,7 @@ from ..data import CollectionConfig, SamplerConfig
 from ..datamanager import Diff3RDataManagerConfig
 from ..model import Diff3RModelConfig, RunTrainingConfig
 from ..pipeline import Diff3RPipelineConfig
-from ..solver import PCGConfig, TTOConfig
+from ..solver import BackwardMode, PCGConfig, TTOConfig
 from ..trainer import Diff3RTrainerConfig
 from ..training.stages import StageConfig
 
@@ -23,8 +25,8 @@ FULL_STEPS = 20_000
 TINY_STEPS = 200
 
 
-def _full(method_name: str, stages: StageConfig) -> Diff3RTrainerConfig:
-    """What the whole method and its first stage alone share."""
+def full_config(method_name: str, training: RunTrainingConfig | None = None) -> Diff3RTrainerConfig:
+    """A run of full length; the methods that differ in `training` alone are to be compared."""
     return Diff3RTrainerConfig(
         method_name=method_name,
         max_num_iterations=FULL_STEPS,
@@ -34,7 +36,7 @@ def _full(method_name: str, stages: StageConfig) -> Diff3RTrainerConfig:
         steps_per_eval_all_images=5000,
         pipeline=Diff3RPipelineConfig(
             datamanager=Diff3RDataManagerConfig(collection=CollectionConfig(max_size=256)),
-            model=Diff3RModelConfig(training=RunTrainingConfig(stages=stages)),
+            model=Diff3RModelConfig(training=training or RunTrainingConfig()),
         ),
         viewer=_viewer(),
     )
@@ -44,13 +46,29 @@ def _viewer() -> ViewerConfig:
     return ViewerConfig(num_rays_per_chunk=1 << 15)
 
 
+def through(mode: BackwardMode) -> RunTrainingConfig:
+    """The default training with another backward mode."""
+    training = RunTrainingConfig()
+    return replace(training, tto=replace(training.tto, backward_mode=mode))
+
+
 diff3r = MethodSpecification(
-    config=_full("diff3r", StageConfig()),
+    config=full_config("diff3r"),
     description="Diff3R: feed-forward Gaussian splatting, trained through test-time optimisation (both stages).",
 )
 
+diff3r_adjoint = MethodSpecification(
+    config=full_config("diff3r-adjoint", through(BackwardMode.ADJOINT)),
+    description="diff3r with the exact gradient of the test-time optimisation: back through Adam's own recurrence.",
+)
+
+diff3r_metagrad = MethodSpecification(
+    config=full_config("diff3r-metagrad", through(BackwardMode.METAGRAD)),
+    description="diff3r trained as ForeSplat is: first-order gradients at anchors along 50 to 500 inner steps.",
+)
+
 diff3r_pretrain = MethodSpecification(
-    config=_full("diff3r-pretrain", StageConfig(pretrain_fraction=1.0)),
+    config=full_config("diff3r-pretrain", RunTrainingConfig(stages=StageConfig(pretrain_fraction=1.0))),
     description="Stage 1 of diff3r alone: the feed-forward network, without test-time optimisation.",
 )
 

@@ -8,9 +8,20 @@ from typing import Literal
 
 from ..dataclass_state import DefaultsForMissingFields
 from ..splats import GROUPS
+from .backward.combinations import check_combination
+from .backward.config import BackwardConfig
 from .backward.protocol import BackwardMode
 from .image_loss import ImageLoss
-from .inner import SGD, Adam, GaussNewton, InnerOptimizer
+from .inner import (
+    SGD,
+    Adam,
+    GaussNewton,
+    InnerOptimizer,
+    LevenbergMarquardt,
+    LMConfig,
+    RateSchedule,
+    ViewSampling,
+)
 from .pcg import PCGConfig
 
 
@@ -43,11 +54,19 @@ class TTOConfig(DefaultsForMissingFields):
 
     num_steps: int = 50
     """Inner optimisation steps."""
-    optimizer: Literal["adam", "sgd", "gauss_newton"] = "adam"
-    """Inner optimiser. "gauss_newton" solves the linearised problem in every step; it reaches stationary points of
-    nearly linear problems and has no step control."""
+    optimizer: Literal["adam", "sgd", "lm", "gauss_newton"] = "adam"
+    """Inner optimiser. "lm" is Levenberg-Marquardt; "gauss_newton" solves the linearised problem in every step: it
+    reaches stationary points of nearly linear problems and has no step control."""
     learning_rates: LearningRates = field(default_factory=LearningRates)
     """Learning rates of "adam" and "sgd", per attribute group."""
+    rate_schedule: RateSchedule = field(default_factory=RateSchedule)
+    """How the learning rates fall along the optimisation."""
+    lm: LMConfig = field(default_factory=LMConfig)
+    """Step control of "lm"."""
+    view_sampling: ViewSampling = field(default_factory=ViewSampling)
+    """Which of the context views a step looks at. The result is always measured on all of them."""
+    time_budget: float | None = None
+    """Seconds after which no further step begins; None: no limit. Runs with it do not repeat to the bit."""
     adam_betas: tuple[float, float] = (0.9, 0.999)
     """Decay of Adam's first and second moments."""
     adam_epsilon: float = 1e-15
@@ -60,6 +79,8 @@ class TTOConfig(DefaultsForMissingFields):
     """Photometric part of the inner loss."""
     backward_mode: BackwardMode = BackwardMode.IMPLICIT
     """How gradients pass through the optimisation."""
+    backward: BackwardConfig = field(default_factory=BackwardConfig)
+    """Settings of the backward modes other than "implicit"."""
     pcg: PCGConfig = field(default_factory=PCGConfig)
     """The linear solve of the backward mode "implicit"."""
     stationarity_warning: float = 0.1
@@ -81,8 +102,15 @@ class TTOConfig(DefaultsForMissingFields):
     def __post_init__(self) -> None:
         if self.num_steps < 0:
             raise ValueError(f"TTOConfig.num_steps must not be negative, not {self.num_steps}")
-        if self.optimizer not in ("adam", "sgd", "gauss_newton"):
-            raise ValueError(f'TTOConfig.optimizer must be "adam", "sgd" or "gauss_newton", not {self.optimizer!r}')
+        if self.optimizer not in ("adam", "sgd", "lm", "gauss_newton"):
+            raise ValueError(
+                f'TTOConfig.optimizer must be "adam", "sgd", "lm" or "gauss_newton", not {self.optimizer!r}'
+            )
+        if self.time_budget is not None and not self.time_budget > 0.0:
+            raise ValueError(f"TTOConfig.time_budget must be positive, not {self.time_budget}")
+        unknown = sorted(set(self.rate_schedule.groups) - set(GROUPS))
+        if unknown:
+            raise ValueError(f"TTOConfig.rate_schedule.groups: unknown {unknown}; the groups are {list(GROUPS)}")
         if not all(0.0 <= beta < 1.0 for beta in self.adam_betas) or len(self.adam_betas) != 2:
             raise ValueError(f"TTOConfig.adam_betas must be two numbers in [0, 1), not {self.adam_betas}")
         if not self.adam_epsilon >= 0.0:
@@ -96,13 +124,18 @@ class TTOConfig(DefaultsForMissingFields):
             raise ValueError(f"TTOConfig.stationarity_tolerance must lie in [0, 1), not {self.stationarity_tolerance}")
         if not 0.0 <= self.curvature_decay < 1.0:
             raise ValueError(f"TTOConfig.curvature_decay must lie in [0, 1), not {self.curvature_decay}")
-        BackwardMode(self.backward_mode)  # ValueError naming the value if it is no mode
+        mode = BackwardMode(self.backward_mode)  # ValueError naming the value if it is no mode
+        check_combination(mode, self.backward, self.optimizer, self.backend, self.num_steps)
+        if self.optimizer in ("lm", "gauss_newton"):
+            self.loss.check_curvature()
 
     def make_optimizer(self) -> InnerOptimizer:
         """The inner optimiser that these settings describe."""
         rates = asdict(self.learning_rates)
         if self.optimizer == "adam":
-            return Adam(rates, self.adam_betas, self.adam_epsilon)
+            return Adam(rates, self.adam_betas, self.adam_epsilon, self.rate_schedule, self.num_steps)
         if self.optimizer == "sgd":
-            return SGD(rates)
+            return SGD(rates, self.rate_schedule, self.num_steps)
+        if self.optimizer == "lm":
+            return LevenbergMarquardt(self.lm)
         return GaussNewton()

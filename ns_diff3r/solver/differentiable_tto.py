@@ -3,57 +3,86 @@
 
 from __future__ import annotations
 
+import logging
+import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, overload
 
 import torch
 from torch import Tensor, nn
 
-from ..rasterization import linearize
 from ..rasterization.config import resolve_preset
-from ..rasterization.protocol import Linearization
-from ..splats import GROUPS, Cameras, Gaussians, Views
-from ..splats.frames import Similarity, normalized_frame
-from .backward import BACKWARD_PASSES, BackwardMode, FinishedTTO
+from ..splats import Gaussians, Views
+from .backward import THROUGH_STEPS, BackwardMode, OuterLoss
 from .config import TTOConfig
-from .curvature_scale import CurvatureScale, floored, scene_curvature
-from .image_loss import ImageObjective
-from .inner import Trajectory, TTOStatus, run_trajectory
-from .prior import Prior, flat_strength
-from .problem import Evaluation, SceneProblem
+from .curvature_scale import CurvatureScale, floored
+from .inner import DifferentiableOptimizer, InnerOptimizer
+from .scene_job import STATIONARITY_ADVICE, SceneJob
 from .solution import TTOBatchSolution, TTOSolution
+
+logger = logging.getLogger("ns_diff3r")
 
 
 class DifferentiableTTO(nn.Module):
     """Test-time optimisation as a layer (design §2, §3).
 
     Forward runs the inner optimiser on the context photographs and keeps no graph of it; backward turns ∂L/∂θ* into
-    ∂L/∂θ⁰ and ∂L/∂λ by the configured mode, in memory that does not depend on the number of steps. It works under
-    autocast (inputs are converted, the optimisation runs in float32 or float64) and with a grad scaler.
+    ∂L/∂θ⁰ and ∂L/∂λ by the configured mode (`BackwardMode`). It works under autocast (inputs are converted, the
+    optimisation runs in float32 or float64) and with a grad scaler.
 
     The module's only state is the moving average D (`curvature_scale`), updated in training mode.
     """
 
-    def __init__(self, config: TTOConfig | None = None) -> None:
-        """ValueError for a preset that does not exist."""
+    def __init__(self, config: TTOConfig | None = None, optimizer: InnerOptimizer | None = None) -> None:
+        """`optimizer` takes the place of the settings' own; one that is a module (a learned rule) becomes a part of
+        this one. ValueError for a preset that does not exist, or a backward mode that `optimizer` has no adjoint for.
+        """
         super().__init__()
         self.config = config or TTOConfig()
+        self.optimizer = optimizer
+        through_steps = BackwardMode(self.config.backward_mode) in THROUGH_STEPS
+        if optimizer is not None and through_steps and not isinstance(optimizer, DifferentiableOptimizer):
+            raise ValueError(
+                f'backward_mode "{BackwardMode(self.config.backward_mode).value}" goes back through the steps of the '
+                f"inner optimiser, for which {type(optimizer).__name__} has no adjoint"
+            )
         resolve_preset(self.config.preset)
         self.curvature_scale = CurvatureScale(self.config.curvature_decay)
         self._warm_starts: dict[int, Tensor] = {}
+        self._warned = False
         self.progress: Callable[[int, float], None] | None = None
         """Called at every iterate of every scene with the number of steps taken and the inner loss there."""
-
-    @overload
-    def forward(self, init: Gaussians, prior: Any, context: Views) -> tuple[Gaussians, TTOSolution]: ...
+        self.watch: Callable[[int, Gaussians], None] | None = None
+        """Called after every step of every scene with the number of steps taken and where it led, in world units."""
 
     @overload
     def forward(
-        self, init: Sequence[Gaussians], prior: Any, context: Sequence[Views]
+        self,
+        init: Gaussians,
+        prior: Any,
+        context: Views,
+        outer_loss: OuterLoss | None = None,
+        seed: int | None = None,
+    ) -> tuple[Gaussians, TTOSolution]: ...
+
+    @overload
+    def forward(
+        self,
+        init: Sequence[Gaussians],
+        prior: Any,
+        context: Sequence[Views],
+        outer_loss: Sequence[OuterLoss] | OuterLoss | None = None,
+        seed: int | None = None,
     ) -> tuple[list[Gaussians], TTOBatchSolution]: ...
 
     def forward(
-        self, init: Gaussians | Sequence[Gaussians], prior: Any, context: Views | Sequence[Views]
+        self,
+        init: Gaussians | Sequence[Gaussians],
+        prior: Any,
+        context: Views | Sequence[Views],
+        outer_loss: Sequence[OuterLoss] | OuterLoss | None = None,
+        seed: int | None = None,
     ) -> tuple[Gaussians, TTOSolution] | tuple[list[Gaussians], TTOBatchSolution]:
         """Optimise one scene, or a list of scenes of any sizes, each on its own.
 
@@ -62,6 +91,10 @@ class DifferentiableTTO(nn.Module):
             prior: λ: a number, a Gaussians-shaped value (see `prior.flat_strength`), or None for no prior; for a list
                 of scenes one of these for all, or a list of them.
             context: photographs and cameras to fit.
+            outer_loss: mode "metagrad" alone: Gaussians in world units → the loss at an anchor, a scalar; for a list of
+                scenes one for all, or a list of them. See `TTOSolution.anchor_loss`.
+            seed: of what is random in this call (view sampling, the horizon of "metagrad"); None draws one from torch
+                in training, and is 0 in evaluation.
 
         Returns:
             (θ*, report); lists for lists. θ* carries gradients to the leaves of `init` and of `prior`.
@@ -69,8 +102,8 @@ class DifferentiableTTO(nn.Module):
         Raises:
             TypeError: one of `init` and `context` is a list and the other is not.
             ValueError: non-finite parameters, no Gaussian visible in the context, different devices, lists of different
-                length, a λ that is not positive, or a backward mode that cannot work without a prior. All scenes are
-                checked before the first is optimised.
+                length, a λ that is not positive, a mode that cannot work without a prior, or "metagrad" without
+                an outer loss. All scenes are checked before the first is optimised.
         """
         single = isinstance(init, Gaussians)
         if single != isinstance(context, Views):
@@ -78,23 +111,58 @@ class DifferentiableTTO(nn.Module):
         scenes = [init] if isinstance(init, Gaussians) else list(init)
         contexts = [context] if isinstance(context, Views) else list(context)
         priors = list(prior) if isinstance(prior, (list, tuple)) and not single else [prior] * len(scenes)
-        if not len(scenes) == len(contexts) == len(priors) or not scenes:
-            raise ValueError(f"{len(scenes)} scenes, {len(contexts)} contexts and {len(priors)} priors do not match")
+        losses = list(outer_loss) if isinstance(outer_loss, Sequence) else [outer_loss] * len(scenes)
+        if not len(scenes) == len(contexts) == len(priors) == len(losses) or not scenes:
+            raise ValueError(
+                f"{len(scenes)} scenes, {len(contexts)} contexts, {len(priors)} priors and {len(losses)} outer losses "
+                "do not match"
+            )
+        if seed is None:
+            seed = int(torch.randint(2**31, (1,))) if self._draws else 0
+        config = self._config_of_call(seed)
 
         with torch.autocast(scenes[0].device.type, enabled=False):
             measure = self.training or not self.curvature_scale.has_history
             jobs = []
-            for scene, strength, views in zip(scenes, priors, contexts, strict=True):
-                jobs.append(_SceneJob(self.config, scene, strength, views, measure))
+            for scene, strength, views, loss in zip(scenes, priors, contexts, losses, strict=True):
+                jobs.append(SceneJob(config, scene, strength, views, measure, loss, seed, self.optimizer))
                 if not single:
                     jobs[-1].at_start = None  # made again when its turn comes: not all scenes in memory at once
             self._set_scales(jobs)
             results = [self._run(index, job) for index, job in enumerate(jobs)]
+        self._warn_once([text for _, report in results for text in report.warnings])
         if single:
             return results[0]
         return [theta for theta, _ in results], TTOBatchSolution(tuple(report for _, report in results))
 
-    def _set_scales(self, jobs: list[_SceneJob]) -> None:
+    @property
+    def _random_horizon(self) -> bool:
+        """Whether "metagrad" draws the number of steps in a call."""
+        chosen = self.config.backward_mode == BackwardMode.METAGRAD and self.config.backward.metagrad.random_horizon
+        return chosen and self.training and torch.is_grad_enabled()
+
+    @property
+    def _draws(self) -> bool:
+        """Whether anything in a training call is random; evaluation has a fixed seed."""
+        return self._random_horizon or (self.training and self.config.view_sampling.order != "all")
+
+    def _config_of_call(self, seed: int) -> TTOConfig:
+        """The settings with what is random drawn: the horizon of "metagrad" in training."""
+        config, anchors = self.config, self.config.backward.metagrad
+        if not self._random_horizon:
+            return config
+        return replace(config, num_steps=random.Random(seed).randint(anchors.min_steps, anchors.max_steps))
+
+    def _warn_once(self, warnings: list[str]) -> None:
+        """Log that the implicit gradient is out of its range, once in the life of the layer."""
+        if not self._warned and self.training and torch.is_grad_enabled():
+            for text in warnings:
+                if text.endswith(STATIONARITY_ADVICE):
+                    self._warned = True
+                    logger.warning("%s", text)
+                    return
+
+    def _set_scales(self, jobs: list[SceneJob]) -> None:
         """D of every scene: the moving average, after this batch has entered it; a scene's own without a history."""
         curvatures = [job.curvature for job in jobs if job.curvature is not None]
         if self.training and curvatures:
@@ -104,157 +172,11 @@ class DifferentiableTTO(nn.Module):
                 own = None if self.training else job.curvature
                 job.scale = self.curvature_scale.scale() if own is None else floored(own.tolist())
 
-    def _run(self, index: int, job: _SceneJob) -> tuple[Gaussians, TTOSolution]:
+    def _run(self, index: int, job: SceneJob) -> tuple[Gaussians, TTOSolution]:
         warm = self._warm_starts.get(index) if self.config.pcg.warm_start else None
 
         def remember(solution: Tensor | None) -> None:
             if self.config.pcg.warm_start and solution is not None:
                 self._warm_starts[index] = solution
 
-        return job.run(warm, remember, self.progress)
-
-
-class _SceneJob:
-    """One scene of a call: checked and brought into the normalised frame, ready to run."""
-
-    def __init__(self, config: TTOConfig, init: Gaussians, prior: Any, context: Views, measure: bool) -> None:
-        self.config = config
-        self.mode = BackwardMode(config.backward_mode)
-        _check_scene(init, context)
-        cameras = context.cameras.to(dtype=init.dtype)
-        self.frame = normalized_frame(init, cameras) if config.normalize_frame else Similarity.identity(init.dtype)
-        self.start = self.frame.apply_gaussians(init)
-        self.multiplier = None if prior is None else flat_strength(init, prior)
-        if prior is None and torch.is_grad_enabled() and init.requires_grad:
-            BACKWARD_PASSES[self.mode].check(None)
-        linearizer = make_linearizer(config, self.frame.apply_cameras(cameras), init)
-        self.problem = SceneProblem(ImageObjective(config.loss, context.images.to(init.dtype)), linearizer)
-        self.scale: list[float] | None = None
-        with torch.no_grad():
-            at = self.problem.evaluate(self.start.detach())
-        self.at_start: Evaluation | None = at
-        if not bool(at.linearization.visible.any()):
-            raise ValueError(
-                f"none of {init.num_gaussians} Gaussians is visible in the {context.num_views} context views: nothing "
-                "can be optimised. Are the cameras world-to-camera OpenCV, and in the units of the Gaussians?"
-            )
-        self.curvature: Tensor | None = None
-        """Mean diag(JᵀWJ)/n per group at θ⁰, where a prior needs it."""
-        if measure and prior is not None:
-            with torch.no_grad():
-                self.curvature = scene_curvature(at.linearization, at.loss.curvature, self.problem.num_residuals)
-
-    def run(
-        self,
-        warm: Tensor | None,
-        remember: Callable[[Tensor | None], None],
-        progress: Callable[[int, float], None] | None = None,
-    ) -> tuple[Gaussians, TTOSolution]:
-        """Optimise; the result carries the configured backward mode."""
-        at_start, self.at_start = self.at_start, None
-        start = self.start.flatten()
-        prior = None
-        if self.multiplier is not None and self.scale is not None:
-            slices = self.start.group_slices()
-            prior = Prior(start.detach().clone(), self.multiplier.detach().contiguous(), self.scale, slices)
-        trajectory = run_trajectory(
-            self.problem,
-            self.start.detach(),
-            self.config.make_optimizer(),
-            self.config.num_steps,
-            prior,
-            frozen=frozenset(self.config.frozen_groups),
-            stationarity_tolerance=self.config.stationarity_tolerance,
-            first=at_start,
-            progress=progress,
-        )
-        trajectory.state = {}  # the moments are of no use any more
-        scale = None if self.scale is None else {name: self.scale[i] for i, name in enumerate(GROUPS)}
-        solution = TTOSolution.of(trajectory, self.frame, scale, self._warnings(trajectory))
-        finished = FinishedTTO(
-            problem=self.problem,
-            template=self.start.detach(),
-            prior=prior,
-            trajectory=trajectory,
-            frozen=frozenset(self.config.frozen_groups),
-            pcg=self.config.pcg,
-            warm_start=warm if warm is not None and warm.shape == start.shape and warm.dtype == start.dtype else None,
-        )
-
-        def backward(gradient: Tensor) -> tuple[Tensor, Tensor | None]:
-            result = BACKWARD_PASSES[self.mode](finished, gradient)
-            solution.backward = result.info
-            remember(result.solution)
-            return result.start, result.multiplier
-
-        theta = _PassThroughTTO.apply(start, self.multiplier, trajectory.theta, backward)
-        assert isinstance(theta, Tensor)
-        return self.frame.inverse().apply_gaussians(self.start.unflatten(theta)), solution
-
-    def _warnings(self, trajectory: Trajectory) -> list[str]:
-        if trajectory.status is TTOStatus.DIVERGED:
-            return [
-                f"the inner loss became non-finite after {trajectory.num_steps} steps; the result is the last iterate "
-                "before. Lower the learning rates, raise λ, or look for degenerate Gaussians in the initialisation"
-            ]
-        ratio = trajectory.stationarity
-        stationary = ratio <= self.config.stationarity_warning
-        if self.mode is BackwardMode.IMPLICIT and self.multiplier is not None and not stationary:
-            return [
-                f"after {trajectory.num_steps} steps the gradient of the inner loss is still {ratio:.2g} of its start, "
-                "and the implicit gradient is right only at a stationary point; more steps or a larger λ help"
-            ]
-        return []
-
-
-def make_linearizer(config: TTOConfig, cameras: Cameras, template: Gaussians) -> Callable[[Gaussians], Linearization]:
-    """The configured renderer of these cameras, as a function of the Gaussians alone."""
-    background = None if config.background is None else template.means.new_tensor(config.background)
-
-    def at(gaussians: Gaussians) -> Linearization:
-        return linearize(
-            gaussians,
-            cameras,
-            preset=config.preset,
-            background=background,
-            antialiased=config.antialiased,
-            backend=config.backend,
-            check_finite=False,  # of θ⁰ it has been checked, and the loop tests its loss and gradient
-        )
-
-    return at
-
-
-def _check_scene(init: Gaussians, context: Views) -> None:
-    """Raise ValueError for what cannot be optimised, TypeError for what is no scene."""
-    if not isinstance(init, Gaussians) or not isinstance(context, Views):
-        raise TypeError(f"a scene is Gaussians and Views, got {type(init).__name__} and {type(context).__name__}")
-    if init.num_gaussians == 0 or context.num_views == 0:
-        raise ValueError(f"nothing to optimise: {init.num_gaussians} Gaussians, {context.num_views} context views")
-    if init.device != context.device:
-        raise ValueError(f"the Gaussians are on {init.device}, the context views on {context.device}")
-    init.check_finite("init")
-
-
-class _PassThroughTTO(torch.autograd.Function):
-    """θ⁰, λ → θ*, whose backward is a closure over the finished run."""
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        start: Tensor,
-        multiplier: Tensor | None,
-        theta: Tensor,
-        backward: Callable[[Tensor], tuple[Tensor, Tensor | None]],
-    ) -> Tensor:
-        ctx.run_backward = backward
-        # A tensor of its own: the caller may change the result in place, the closure's θ* must stay.
-        return theta.clone()
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, *gradients: Tensor) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        (gradient,) = gradients
-        with torch.autocast(gradient.device.type, enabled=False):
-            start, multiplier = ctx.run_backward(gradient.contiguous())
-        return start, multiplier if ctx.needs_input_grad[1] else None, None, None
+        return job.run(warm, remember, self.progress, self.watch)

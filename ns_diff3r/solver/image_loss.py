@@ -9,7 +9,8 @@ renderings with the signs of this one, so that finite differences of them mean s
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
 
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..dataclass_state import DefaultsForMissingFields
-from . import penalties
+from . import penalties, ssim_torch
 from .image_operators import SsimCurvature
 from .penalties import PenaltyKind
 from .ssim import Ssim, SsimTarget
@@ -31,11 +32,14 @@ class ImageLoss(DefaultsForMissingFields):
     """The photometric loss (1 − ssim_weight)·ρ(e) + ssim_weight·(1 − SSIM), averaged over all pixels and channels."""
 
     kind: PenaltyKind = "l1"
-    """Penalty ρ of a pixel's error e: "l1" |e|, "mse" e², "huber" e²/2 up to huber_delta, linear beyond."""
+    """Penalty ρ of a pixel's error e: "l1" |e|, "mse" e², "huber" e²/2 up to huber_delta, linear beyond, "charbonnier"
+    |e| with its kink rounded off over charbonnier_epsilon."""
     ssim_weight: float = 0.2
     """w in [0, 1]: share of 1 − SSIM in the loss; 0 leaves the pixel penalty alone."""
     huber_delta: float = 0.1
     """Error at which "huber" turns from quadratic to linear."""
+    charbonnier_epsilon: float = 1e-2
+    """Error up to which "charbonnier" is quadratic rather than linear."""
     l1_epsilon: float = 1e-2
     """Smallest |e| in the curvature 1/(2|e|) of "l1": it bounds the curvature where the error vanishes."""
     ssim_curvature: Literal["exact", "center"] = "exact"
@@ -45,15 +49,28 @@ class ImageLoss(DefaultsForMissingFields):
     """Smallest 1 − SSIM by which the SSIM curvature divides."""
 
     def __post_init__(self) -> None:
-        if self.kind not in ("l1", "mse", "huber"):
-            raise ValueError(f'ImageLoss.kind must be "l1", "mse" or "huber", not {self.kind!r}')
+        if self.kind not in penalties.KINDS:
+            raise ValueError(f"ImageLoss.kind must be one of {', '.join(penalties.KINDS)}, not {self.kind!r}")
         if self.ssim_curvature not in ("exact", "center"):
             raise ValueError(f'ImageLoss.ssim_curvature must be "exact" or "center", not {self.ssim_curvature!r}')
         if not 0.0 <= self.ssim_weight <= 1.0:
             raise ValueError(f"ImageLoss.ssim_weight must lie in [0, 1], not {self.ssim_weight}")
-        for name in ("huber_delta", "l1_epsilon", "ssim_epsilon"):
+        for name in ("huber_delta", "charbonnier_epsilon", "l1_epsilon", "ssim_epsilon"):
             if not getattr(self, name) > 0.0:
                 raise ValueError(f"ImageLoss.{name} must be positive, not {getattr(self, name)}")
+
+    @property
+    def delta(self) -> float:
+        """The number that the penalty has: Huber's or Charbonnier's."""
+        return self.charbonnier_epsilon if self.kind == "charbonnier" else self.huber_delta
+
+    def check_curvature(self) -> None:
+        """Raise ValueError if Gauss-Newton steps cannot weight this loss."""
+        if self.kind not in penalties.WITH_CURVATURE:
+            raise ValueError(
+                f'optimizers "lm" and "gauss_newton" need a curvature, which loss.kind {self.kind!r} has not: choose '
+                f'one of {", ".join(penalties.WITH_CURVATURE)}, or optimizer "adam"'
+            )
 
     def against(self, target: Images) -> ImageObjective:
         """The loss as a function of the rendering alone; work on the photographs is done once here."""
@@ -64,6 +81,20 @@ class ImageLoss(DefaultsForMissingFields):
         return self.against(target).linearize(rendered)
 
 
+def differentiable_loss(objective: ImageObjective, rendered: Images) -> Float[Tensor, ""]:
+    """The loss of `rendered` as a torch scalar that autograd differentiates twice: the oracle of `LossLinearization`.
+
+    The signs of L1 and the branches of Huber are those of the values, so that derivatives are the piecewise ones.
+    """
+    loss, target = objective.loss, objective.target
+    error = rendered - target
+    total = (1.0 - loss.ssim_weight) * penalties.differentiable(loss.kind, error, loss.delta).mean()
+    if objective.ssim_target is not None:
+        values = ssim_torch.value_and_partials(rendered, *objective.ssim_target.statistics)[0]
+        total = total + loss.ssim_weight * (1.0 - values.mean())
+    return total
+
+
 class ImageObjective:
     """An `ImageLoss` against fixed photographs [V, H, W, 3]."""
 
@@ -71,6 +102,14 @@ class ImageObjective:
         self.loss = loss
         self.target = target.detach().contiguous()
         self.ssim_target = SsimTarget(self.target) if loss.ssim_weight > 0.0 else None
+
+    def select(self, views: Sequence[int]) -> ImageObjective:
+        """The loss against some of the photographs, averaged over these."""
+        index = torch.tensor(views, device=self.target.device)
+        chosen = object.__new__(ImageObjective)
+        chosen.loss, chosen.target = self.loss, self.target[index]
+        chosen.ssim_target = None if self.ssim_target is None else self.ssim_target.select(index)
+        return chosen
 
     @property
     def num_residuals(self) -> int:
@@ -95,10 +134,6 @@ class LossLinearization:
     rendered: Images
     frozen_signs: Images | None = None
     """Signs of an L1 penalty taken elsewhere; None: those of this rendering's errors."""
-    value: float = field(init=False)
-    """The loss, averaged, in float64."""
-    gradient: Images = field(init=False)
-    """∂loss/∂rendering, with the 1/n of the average."""
 
     def __post_init__(self) -> None:
         target = self.objective.target
@@ -107,21 +142,34 @@ class LossLinearization:
         if self.rendered.dtype != target.dtype:
             raise TypeError(f"rendering is {self.rendered.dtype}, the photographs are {target.dtype}")
         self.rendered = self.rendered.detach().contiguous()
+
+    @property
+    def value(self) -> float:
+        """The loss, averaged, in float64."""
+        return self._value_and_gradient[0]
+
+    @property
+    def gradient(self) -> Images:
+        """∂loss/∂rendering, with the 1/n of the average."""
+        return self._value_and_gradient[1]
+
+    @cached_property
+    def _value_and_gradient(self) -> tuple[float, Images]:
         loss, n = self.objective.loss, self.objective.num_residuals
         weight = loss.ssim_weight
-        total, self.gradient = penalties.total_and_gradient(
+        total, gradient = penalties.total_and_gradient(
             loss.kind,
             self.rendered,
-            target,
-            delta=loss.huber_delta,
+            self.objective.target,
+            delta=loss.delta,
             scale=(1.0 - weight) / n,
             signs=self.frozen_signs,
         )
-        self.value = (1.0 - weight) * total / n
+        value = (1.0 - weight) * total / n
         if self.objective.ssim_target is not None:
-            ssim = Ssim.evaluate(self.rendered, self.objective.ssim_target)
-            ssim.vjp(scale=-weight / n, add_to=self.gradient)
-            self.value += weight * (1.0 - ssim.total / n)
+            self._ssim.vjp(scale=-weight / n, add_to=gradient)
+            value += weight * (1.0 - self._ssim.total / n)
+        return value, gradient
 
     def at(self, rendered: Images) -> LossLinearization:
         """The loss around another rendering, with the L1 signs of this one."""
@@ -143,7 +191,7 @@ class LossLinearization:
         square-root residual sqrt(w (1 − S)): w/2 · J_Sᵀ diag(1/(1 − S)) J_S.
         """
         loss = self.objective.loss
-        pixel = penalties.curvature(loss.kind, self._error, loss.huber_delta, loss.l1_epsilon)
+        pixel = penalties.curvature(loss.kind, self._error, loss.delta, loss.l1_epsilon)
         pixel.mul_(1.0 - loss.ssim_weight)
         if self.objective.ssim_target is None:
             return pixel
@@ -157,7 +205,7 @@ class LossLinearization:
         loss, n = self.objective.loss, self.objective.num_residuals
         images, scale = images.detach().contiguous(), (1.0 - loss.ssim_weight) / n
         out = penalties.hessian_product(
-            loss.kind, self.rendered, self.objective.target, images, delta=loss.huber_delta, scale=scale
+            loss.kind, self.rendered, self.objective.target, images, delta=loss.delta, scale=scale
         )
         if self.objective.ssim_target is not None:
             out.sub_(self._ssim.hessian_product(images), alpha=loss.ssim_weight / n)

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from ..rasterization.protocol import Linearization
 from ..splats import Gaussians
 from .image_loss import ImageObjective, LossLinearization
+
+if TYPE_CHECKING:
+    from .inner.view_sampling import ViewSampler
 
 
 class Evaluation:
@@ -34,8 +37,8 @@ class InnerProblem(Protocol):
         """n, by which the loss is averaged."""
         ...
 
-    def evaluate(self, gaussians: Gaussians, step: int) -> Evaluation:
-        """Around `gaussians`, the iterate from which step number `step` starts."""
+    def evaluate(self, gaussians: Gaussians, step: int | None) -> Evaluation:
+        """Around `gaussians`, the iterate from which step number `step` starts; None: on all views, for no step."""
         ...
 
 
@@ -52,10 +55,33 @@ class SceneProblem:
         """n = views × pixels × 3."""
         return self.objective.num_residuals
 
-    def evaluate(self, gaussians: Gaussians, step: int = 0) -> Evaluation:
+    def evaluate(self, gaussians: Gaussians, step: int | None = None) -> Evaluation:
         """Render and linearise at `gaussians`; every decision of the renderer is taken anew."""
         linearization = self.linearize(gaussians)
         return Evaluation(linearization, self.objective.linearize(linearization.rgb))
+
+
+@dataclass(frozen=True, eq=False)
+class SampledProblem:
+    """A scene of which every step sees some views only."""
+
+    whole: SceneProblem
+    select: Callable[[Sequence[int]], SceneProblem]
+    """Indices of views → the problem that they pose."""
+    sampler: ViewSampler
+    num_steps: int
+    """Steps of the run: its result is measured on all views."""
+
+    @property
+    def num_residuals(self) -> int:
+        """n of all views together."""
+        return self.whole.num_residuals
+
+    def evaluate(self, gaussians: Gaussians, step: int | None) -> Evaluation:
+        """Render and linearise the views of a step; all of them for None and after the last step."""
+        if step is None or step >= self.num_steps:
+            return self.whole.evaluate(gaussians)
+        return self.select(self.sampler.views(step)).evaluate(gaussians)
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +95,12 @@ class ReplayedProblem:
         """n of the recorded loss."""
         return self.record[0].loss.objective.num_residuals
 
-    def evaluate(self, gaussians: Gaussians, step: int) -> Evaluation:
-        """The recorded frozen renderer and loss, around other parameters; IndexError beyond the recorded steps."""
-        recorded = self.record[step]
+    def evaluate(self, gaussians: Gaussians, step: int | None) -> Evaluation:
+        """The recorded frozen renderer and loss around other parameters (None: those of the last record).
+
+        Raises:
+            IndexError: beyond the recorded steps.
+        """
+        recorded = self.record[-1 if step is None else step]
         linearization = recorded.linearization.at(gaussians)
         return Evaluation(linearization, recorded.loss.at(linearization.rgb))

@@ -6,6 +6,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+from jaxtyping import Float
+from torch import Tensor
+
 from ..splats.frames import Similarity
 from .backward.protocol import BackwardInfo
 from .inner import Trajectory, TTOStatus
@@ -33,6 +36,9 @@ class TTOSolution:
     """What the caller should know, in plain words."""
     backward: BackwardInfo | None = None
     """Report of the backward pass, filled in when it runs."""
+    anchor_loss: Float[Tensor, ""] | None = field(default=None, repr=False)
+    """Mode "metagrad": mean of the outer loss over the anchors, a scalar whose gradient to θ⁰ is that of MetaGrad; to
+    be added to the loss. Take it out before reports are collected: it holds a graph."""
 
     @staticmethod
     def of(

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from . import ssim_torch
@@ -49,6 +49,12 @@ class SsimTarget:
         else:
             self.mean = window_filter(self.image)
             self.variance = window_filter(self.image.square()) - self.mean.square()
+
+    def select(self, index: Int[Tensor, " S"]) -> SsimTarget:
+        """Some of the images."""
+        chosen = object.__new__(SsimTarget)
+        chosen.image, chosen.mean, chosen.variance = (tensor[index] for tensor in self.statistics)
+        return chosen
 
     @property
     def statistics(self) -> tuple[Images, Images, Images]:

@@ -154,6 +154,64 @@ def adam_step(
     return statistics
 
 
+def adam_adjoint(
+    ranges: list[ParameterRange],
+    betas: tuple[float, float],
+    epsilon: float,
+    step: int,
+    gradient: Float[Tensor, " P"],
+    moments: tuple[Float[Tensor, " P"], Float[Tensor, " P"]],
+    cotangent: Float[Tensor, " P"],
+    adjoints: tuple[Float[Tensor, " P"], Float[Tensor, " P"]],
+    out: Float[Tensor, " P"],
+) -> None:
+    """The derivative of `adam_step` number `step`, backwards; see `inner.adam` for the formulas.
+
+    Args:
+        gradient: the total gradient g of that step.
+        moments: m and s after it.
+        cotangent: ∂L/∂θ_{k+1}.
+        adjoints: (u_m, u_s) in float64, updated in place; those of frozen ranges stay.
+        out: becomes ∂L/∂g, 0 in frozen ranges.
+    """
+    first_correction, second_correction = 1.0 - betas[0] ** step, 1.0 - betas[1] ** step
+    for r in ranges:
+        part = slice(r.begin, r.end)
+        if r.frozen:
+            out[part] = 0
+            continue
+        g, m, s, w = (vector[part].double() for vector in (gradient, *moments, cotangent))
+        u_first, u_second = (vector[part] for vector in adjoints)
+        root = (s / second_correction).sqrt_()
+        scale = root + epsilon
+        by_first = torch.where(s > 0, -(r.learning_rate / first_correction) / scale, 0.0)
+        by_second = torch.where(s > 0, -by_first * (m / scale) / (2 * second_correction * root), 0.0)
+        u_first.addcmul_(by_first, w)
+        u_second.addcmul_(by_second, w)
+        out[part] = (1.0 - betas[0]) * u_first + 2.0 * (1.0 - betas[1]) * g * u_second
+        u_first.mul_(betas[0])
+        u_second.mul_(betas[1])
+
+
+def prior_adjoint(
+    theta: Float[Tensor, " P"],
+    anchor: Float[Tensor, " P"],
+    strength: Float[Tensor, " P"],
+    by_gradient: Float[Tensor, " P"],
+    by_theta: Float[Tensor, " P"],
+    by_anchor: Float[Tensor, " P"],
+    by_strength: Float[Tensor, " P"],
+) -> None:
+    """The derivative of Λ ⊙ (θ − θ⁰) in the gradient, backwards: with ḡ = `by_gradient`, in place,
+
+    by_theta += Λ ⊙ ḡ, by_anchor −= Λ ⊙ ḡ, by_strength += (θ − θ⁰) ⊙ ḡ.
+    """
+    pulled = strength * by_gradient
+    by_theta.add_(pulled)
+    by_anchor.sub_(pulled)
+    by_strength.addcmul_(torch.sub(theta, anchor, out=pulled), by_gradient)
+
+
 def sgd_step(
     ranges: list[ParameterRange],
     theta: Float[Tensor, " P"],

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..solver import TTOSolution
+from ..solver import BackwardMode, TTOSolution
 from ..solver.inner import TTOStatus
 from .stages import Stage
 
@@ -70,19 +70,21 @@ class StepOutput:
         return texts
 
     def backward_scalars(self) -> dict[str, float]:
-        """Numbers known once backward has run: of the linear solves, and how many scenes were skipped in all.
+        """Numbers known once backward has run: of the backward mode, and how many scenes were skipped in all.
 
-        Keys: "skipped_scenes"; in the second stage also "pcg_iterations" and "pcg_residual" (largest), "pcg_converged"
-        (share of the scenes) and "seconds_solve" (sum).
+        Keys: "skipped_scenes"; in the second stage also "seconds_solve" (sum; whatever the mode), and of linear solves
+        "pcg_iterations" and "pcg_residual" (largest) and "pcg_converged" (share of the scenes).
         """
         results = {"skipped_scenes": float(sum(scene.skipped is not None for scene in self.scenes))}
         reports = [s.solution.backward for s in self.scenes if s.solution is not None and s.solution.backward]
-        if reports:
-            results["pcg_iterations"] = float(max(report.iterations or 0 for report in reports))
-            residuals = [math.nan if report.residual is None else report.residual for report in reports]
+        solves = [report for report in reports if report.mode is BackwardMode.IMPLICIT]
+        if solves:
+            results["pcg_iterations"] = float(max(report.iterations or 0 for report in solves))
+            residuals = [math.nan if report.residual is None else report.residual for report in solves]
             results["pcg_residual"] = math.nan if any(map(math.isnan, residuals)) else max(residuals)
-            sound = sum(report.status in ("converged", "zero_rhs") for report in reports)
-            results["pcg_converged"] = sound / len(reports)
+            sound = sum(report.status in ("converged", "zero_rhs") for report in solves)
+            results["pcg_converged"] = sound / len(solves)
+        if reports:
             results["seconds_solve"] = sum(scene.solve_seconds or 0.0 for scene in self.scenes)
         return results
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from ..data.batches import SceneBatch
 from ..rasterization import render
-from ..solver import DifferentiableTTO
+from ..solver import BackwardMode, DifferentiableTTO
 from ..solver.inner import TTOStatus
 from ..solver.pcg import PCGStatus
 from ..splats import GROUPS, Cameras, Gaussians
@@ -71,7 +71,7 @@ class TrainingModule(nn.Module):
             seconds = {"seconds_predict": predicting.seconds}
             if bilevel:
                 with _Stopwatch() as optimising:
-                    self._optimise([scene for scene in scenes if scene.sound])
+                    self._optimise([scene for scene in scenes if scene.sound], self.config.seed + step)
                 seconds["seconds_tto"] = optimising.seconds
             with _Stopwatch() as rendering:
                 for scene in scenes:
@@ -91,7 +91,12 @@ class TrainingModule(nn.Module):
             scene.forget_tensors()
         return StepOutput(total, stage, step, scalars, reports)
 
-    def _optimise(self, scenes: list[_SceneStep]) -> None:
+    @property
+    def anchored(self) -> bool:
+        """Whether the outer loss is taken at anchors along the optimisation (mode "metagrad")."""
+        return self.config.tto.backward_mode == BackwardMode.METAGRAD
+
+    def _optimise(self, scenes: list[_SceneStep], seed: int) -> None:
         """θ* of all scenes in one call, so that they share D."""
         if not scenes:
             if self.training:
@@ -101,7 +106,10 @@ class TrainingModule(nn.Module):
             return
         inputs = [scene.gated_for_solve() for scene in scenes]
         contexts = [scene.batch.context for scene in scenes]
-        results, solutions = self.tto([g for g, _ in inputs], [prior for _, prior in inputs], contexts)
+        losses = [scene.anchor_loss for scene in scenes] if self.anchored else None
+        results, solutions = self.tto(
+            [g for g, _ in inputs], [prior for _, prior in inputs], contexts, outer_loss=losses, seed=seed
+        )
         for scene, result, solution in zip(scenes, results, solutions.scenes, strict=True):
             scene.finish(result, solution)
 
@@ -148,6 +156,8 @@ class _SceneStep:
         self.start: Gaussians | None = None
         self.prior: dict[str, Tensor] | None = None
         self.result: Gaussians | None = None
+        self.anchors: Tensor | None = None
+        """Mean of the outer loss over the anchors of mode "metagrad"."""
 
     @property
     def sound(self) -> bool:
@@ -187,23 +197,39 @@ class _SceneStep:
         self.report.scalars |= solution_scalars(self.report.solution)
         scale = self.report.solution.curvature_scale or {}
         self.report.scalars |= {f"curvature_scale_{name}": value for name, value in scale.items()}
+        self.anchors, self.report.solution.anchor_loss = self.report.solution.anchor_loss, None
+        if self.anchors is not None:
+            (self.anchors,) = gate([self.anchors], self.solve_begins)
         if self.report.solution.status is TTOStatus.DIVERGED:
             self.skip(self.report.solution.warnings[0])
             return
         self.result = Gaussians(*gate(result.leaves(), self.solve_begins))
 
+    def anchor_loss(self, gaussians: Gaussians) -> Float[Tensor, ""]:
+        """The outer loss at an anchor of mode "metagrad"."""
+        settings = self.module.config.tto.backward.metagrad
+        views = self.batch.targets if settings.anchor_views == "target" else self.batch.context
+        return sum_of(self.module.outer_loss(self.module.draw(gaussians, views.cameras), views.images))
+
     def compare(self) -> None:
         """Losses of θ⁰ and θ* on the target views."""
         assert self.start is not None
+        anchors, self.anchors = self.anchors, None
         weight = 1.0 if self.result is None else self.module.config.losses.auxiliary_weight
+        if anchors is not None:
+            weight = self.module.config.tto.backward.metagrad.zero_shot_weight
         with torch.set_grad_enabled(torch.is_grad_enabled() and weight > 0.0):
             before = self._losses(self.start, "before")
         if self.result is None:
             self.terms = {f"outer_{name}": term for name, term in before.items()}
         else:
-            after = self._losses(self.result, "after")
+            with torch.set_grad_enabled(torch.is_grad_enabled() and anchors is None):
+                after = self._losses(self.result, "after")
             self.report.scalars["psnr_gain"] = self.report.scalars["psnr_after"] - self.report.scalars["psnr_before"]
-            self.terms = {f"outer_{name}": term for name, term in after.items()}
+            if anchors is None:
+                self.terms = {f"outer_{name}": term for name, term in after.items()}
+            else:
+                self.terms = {"outer_anchors": (1.0 - weight) * anchors}
             if weight > 0.0:
                 self.terms |= {f"auxiliary_{name}": weight * term for name, term in before.items()}
         if not all(math.isfinite(float(term.detach())) for term in self.terms.values()):
@@ -220,7 +246,7 @@ class _SceneStep:
 
     def forget_tensors(self) -> None:
         """Drop what has a graph: the gates in that graph hold this object, and such a cycle is never freed."""
-        self.start = self.prior = self.result = None
+        self.start = self.prior = self.result = self.anchors = None
         self.terms = {}
 
     def solve_begins(self, gradients: Gradients) -> bool:
@@ -244,6 +270,11 @@ class _SceneStep:
         elif not all_finite(gradients):
             self.skip("the gradient of the outer loss with respect to the network's output is not finite")
         return self.sound
+
+
+def sum_of(terms: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
+    """All terms of a loss together."""
+    return torch.stack(list(terms.values())).sum()
 
 
 LARGEST_LOG_SCALE = 40.0

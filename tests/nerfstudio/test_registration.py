@@ -20,7 +20,7 @@ pytestmark = pytest.mark.nerfstudio
 
 import yaml  # noqa: E402
 
-METHODS = ("diff3r", "diff3r-pretrain", "diff3r-tiny")
+METHODS = ("diff3r", "diff3r-adjoint", "diff3r-metagrad", "diff3r-pretrain", "diff3r-tiny")
 FIXTURES = Path(__file__).parent / "runs"
 """config.yml of every release, as its ns-train wrote it (paths shortened)."""
 
@@ -39,12 +39,13 @@ sys.meta_path.insert(0, Blocker())
 import torch
 torch.hub.load_state_dict_from_url = torch.load = socket.socket.connect = refuse
 from ns_diff3r.configs.dataparsers import diff3r_data
-from ns_diff3r.configs.methods import diff3r, diff3r_pretrain, diff3r_tiny
+from ns_diff3r.configs.methods import diff3r, diff3r_adjoint, diff3r_metagrad, diff3r_pretrain, diff3r_tiny
 built = [o for o in gc.get_objects() if isinstance(o, torch.nn.Module) and type(o).__module__.startswith("ns_diff3r")]
 assert not built, built
 from ns_diff3r import extension
 assert extension.cpu.cache_info().currsize == 0, "the extension is loaded"
-print("ok", *(m.config.method_name for m in (diff3r, diff3r_pretrain, diff3r_tiny)))
+methods = (diff3r, diff3r_adjoint, diff3r_metagrad, diff3r_pretrain, diff3r_tiny)
+print("ok", *(m.config.method_name for m in methods))
 """
 
 
@@ -139,3 +140,22 @@ def test_a_config_without_a_later_field_gets_its_default():
     assert shorter != text
     config = yaml.load(shorter, Loader=yaml.Loader)
     assert config.pipeline.model.training.tto.learning_rates.means == 1.6e-4
+
+
+def test_methods_that_are_compared_differ_in_the_backward_mode_alone():
+    from dataclasses import replace
+
+    from ns_diff3r.configs import methods
+
+    plain = methods.diff3r.config
+    for method, mode in ((methods.diff3r_adjoint, "adjoint"), (methods.diff3r_metagrad, "metagrad")):
+        other = method.config
+        training = other.pipeline.model.training
+        assert training.tto.backward_mode.value == mode
+        same = replace(
+            training, tto=replace(training.tto, backward_mode=plain.pipeline.model.training.tto.backward_mode)
+        )
+        assert same == plain.pipeline.model.training
+        assert replace(other.pipeline.model, training=same) == plain.pipeline.model
+        assert other.pipeline.datamanager == plain.pipeline.datamanager
+        assert (other.max_num_iterations, other.method_name) == (plain.max_num_iterations, f"diff3r-{mode}")

@@ -20,7 +20,7 @@ def dense(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Gaussians, Vie
     def make_linearizer(config, cameras, template):
         return renderers[template.num_gaussians]
 
-    monkeypatch.setattr("ns_diff3r.solver.differentiable_tto.make_linearizer", make_linearizer)
+    monkeypatch.setattr("ns_diff3r.solver.scene_job.make_linearizer", make_linearizer)
 
     def make(
         num: int = 4,

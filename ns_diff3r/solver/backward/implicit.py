@@ -27,10 +27,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .. import vector_ops
+from ..inner import StepObserver
 from ..pcg import PCGStatus, pcg
 from ..preconditioners import make_preconditioner
 from ..prior import Prior
-from .protocol import BackwardInfo, BackwardMode, BackwardResult, FinishedTTO
+from .protocol import BackwardInfo, BackwardMode, BackwardResult, FinishedTTO, RerunSteps
 
 
 class Implicit:
@@ -44,6 +45,10 @@ class Implicit:
                 "initialisation, so the implicit gradient is identically zero. Pass a λ > 0, or run under "
                 "torch.no_grad() if no gradient is wanted"
             )
+
+    def observer(self, rerun: RerunSteps, num_steps: int) -> StepObserver | None:
+        """Nothing: the result is enough."""
+        return None
 
     def __call__(self, finished: FinishedTTO, gradient: Float[Tensor, " P"]) -> BackwardResult:
         """Solve A u = g on the free groups and assemble the gradients."""

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import cached_property
@@ -12,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...splats import Gaussians
-from ..inner import Trajectory
+from ..inner import InnerOptimizer, StepObserver, Trajectory
 from ..normal_operator import NormalOperator
 from ..pcg import PCGConfig
 from ..prior import Prior
@@ -25,22 +26,40 @@ class BackwardMode(str, Enum):
     IMPLICIT = "implicit"
     """The implicit function theorem at θ*, with the Gauss-Newton curvature: one linear solve, whatever the number of
     steps. Right at a stationary point; see `TTOSolution.stationarity`."""
+    ADJOINT = "adjoint"
+    """Back through every step of the optimiser's own recurrence, with Hessian-vector products: exact at any number of
+    steps. About twice the time of the optimisation."""
+    TRUNCATED = "truncated"
+    """The adjoint of the last `BackwardConfig.num_iterations` steps; what came before passes through."""
+    UNROLL = "unroll"
+    """Autograd through all steps on the reference renderer: small scenes only, memory grows with the steps. The oracle
+    of the others."""
+    FIRST_ORDER = "first_order"
+    """∂L/∂θ⁰ = ∂L/∂θ*, as if the optimisation were a constant shift; nothing for λ."""
+    METAGRAD = "metagrad"
+    """The mean of first-order gradients at anchors along the optimisation (ForeSplat); nothing for λ."""
+    NONE = "none"
+    """No gradient: θ* is a constant."""
 
 
 @dataclass(eq=False)
 class FinishedTTO:
     """What a backward mode knows of the run it differentiates. Nothing here grows with the number of steps, unless the
-    trajectory was recorded."""
+    mode asked for it."""
 
     problem: InnerProblem
     template: Gaussians
-    """Gaussians of the shape that the flat vectors have."""
+    """Gaussians of the shape that the flat vectors have: θ⁰."""
     prior: Prior | None
     trajectory: Trajectory
     frozen: frozenset[str]
     pcg: PCGConfig
     warm_start: Float[Tensor, " P"] | None = None
     """Solution of an earlier solve of this scene, if the configuration keeps one."""
+    optimizer: InnerOptimizer | None = None
+    """The rule that made the trajectory."""
+    observer: StepObserver | None = None
+    """What the mode had watch the forward run, None if nothing did."""
 
     @property
     def theta(self) -> Float[Tensor, " P"]:
@@ -67,11 +86,11 @@ class BackwardInfo:
 
     mode: BackwardMode
     status: str = ""
-    """Of the linear solve: a `PCGStatus` value, or "non_finite_gradient"."""
+    """Of the linear solve: a `PCGStatus` value; "completed" without one; or "non_finite_gradient"."""
     iterations: int | None = None
-    """Products with A."""
+    """Products with A, or with Hessians."""
     residual: float | None = None
-    """Achieved relative residual, in the preconditioned norm."""
+    """Achieved relative residual of a linear solve, in the preconditioned norm."""
     residual_history: list[float] = field(default_factory=list, repr=False)
     gradient_norm: float | None = None
     """|∂L/∂θ*| as it came in (with the factor of a grad scaler, in the normalised frame)."""
@@ -91,12 +110,26 @@ class BackwardResult(NamedTuple):
 
 
 class BackwardPass(Protocol):
-    """One mode. `check` runs when a layer is called, so that what cannot work fails before the forward pass."""
+    """One mode. `check` runs when a layer is called, so that what cannot work fails before the forward pass; settings
+    that exclude each other are refused when they are read (`combinations`)."""
 
     def check(self, prior: Prior | None) -> None:
         """Raise ValueError if the mode cannot differentiate such a run."""
         ...
 
+    def observer(self, rerun: RerunSteps, num_steps: int) -> StepObserver | None:
+        """What has to watch the forward run; None if its result is enough.
+
+        Args:
+            rerun: takes steps again, for modes that recompute.
+            num_steps: how many steps the run will take at most.
+        """
+        ...
+
     def __call__(self, finished: FinishedTTO, gradient: Float[Tensor, " P"]) -> BackwardResult:
         """∂L/∂θ* → (∂L/∂θ⁰, ∂L/∂λ)."""
         ...
+
+
+RerunSteps = Callable[[Tensor, "dict", int, int, StepObserver], None]
+"""(θ, state, first step, number of steps, observer): the steps of the forward run once more, from a kept state."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
@@ -16,7 +17,7 @@ from ...splats import GROUPS, Gaussians
 from ..prior import Prior
 from ..problem import Evaluation, InnerProblem, ReplayedProblem
 from ..vector_ops import RangeStatistics
-from .protocol import InnerOptimizer, InnerPoint, InnerState
+from .protocol import InnerOptimizer, InnerPoint, InnerState, StepObserver, StepRecord
 
 
 class TTOStatus(str, Enum):
@@ -26,6 +27,8 @@ class TTOStatus(str, Enum):
     """All steps were taken."""
     STATIONARY = "stationary"
     """The stationarity ratio fell to its tolerance before all steps were taken."""
+    TIME_BUDGET = "time_budget"
+    """The time allowed was over before all steps were taken."""
     DIVERGED = "diverged"
     """The loss or its gradient became non-finite; the result is the last iterate before."""
 
@@ -89,10 +92,13 @@ def run_trajectory(
     *,
     frozen: frozenset[str] = frozenset(),
     stationarity_tolerance: float = 0.0,
+    time_budget: float | None = None,
     record: bool = False,
     state: InnerState | None = None,
+    first_step: int = 0,
     first: Evaluation | None = None,
     progress: Callable[[int, float], None] | None = None,
+    observer: StepObserver | None = None,
 ) -> Trajectory:
     """Take `num_steps` steps from `start`, or fewer when the gradient has fallen by `stationarity_tolerance`.
 
@@ -107,10 +113,13 @@ def run_trajectory(
         prior: ½ Σ Λ (θ − θ⁰)², or None.
         frozen: groups that stay at `start`.
         stationarity_tolerance: ratio of gradient norms at which to stop; 0 takes all steps.
+        time_budget: seconds after which no further step begins; None: no limit.
         record: keep the linearisation of every iterate, for `Trajectory.replay`.
         state: of the optimiser, to continue an earlier run (the same object is updated); None starts afresh.
+        first_step: number of the first step, for a run that continues: schedules and view sampling depend on it.
         first: `problem` evaluated at `start`, if the caller has it.
         progress: called at every iterate with the number of steps taken and L_in there.
+        observer: sees every step after it has been taken.
     """
     theta = next_theta = start.detach().flatten()
     state = optimizer.init(start) if state is None else state
@@ -121,19 +130,24 @@ def run_trajectory(
     previous: Tensor | None = None
     spare: Tensor | None = None
     status = TTOStatus.COMPLETED
+    deadline = math.inf if time_budget is None else time.perf_counter() + time_budget
 
     for step in range(num_steps + 1):
-        evaluation = first if first is not None else problem.evaluate(start.unflatten(theta), step)
+        evaluation = first if first is not None else problem.evaluate(start.unflatten(theta), first_step + step)
         first = None
-        point = InnerPoint(theta, evaluation.linearization, evaluation.loss, prior, frozen, step)
-        if step == num_steps or (stationarity_tolerance > 0.0 and step > 0):
+        point = InnerPoint(theta, evaluation.linearization, evaluation.loss, prior, frozen, first_step + step)
+        late = time.perf_counter() >= deadline
+        if step == num_steps or late or (stationarity_tolerance > 0.0 and step > 0):
             _, statistics = point.total_gradient()
-            last = step == num_steps or _reached(statistics, norms[0], frozen, stationarity_tolerance)
+            stationary = step > 0 and _reached(statistics, norms[0], frozen, stationarity_tolerance)
+            last = step == num_steps or late or stationary
         else:
-            statistics, last = [], False
+            statistics, last, stationary = [], False, False
         if not last:
             out = spare if spare is not None else torch.empty_like(theta)
             next_theta, statistics = optimizer.step(state, point, out)
+            if observer is not None:
+                observer(StepRecord(point.step, theta, point.image_gradient, state), next_theta)
         loss = evaluation.loss.value + sum(part.prior for part in statistics)
         if not math.isfinite(loss + sum(part.squared_gradient for part in statistics)):
             status = TTOStatus.DIVERGED
@@ -147,10 +161,11 @@ def run_trajectory(
         if evaluations is not None:
             evaluations.append(evaluation)
         if last:
-            status = TTOStatus.COMPLETED if step == num_steps else TTOStatus.STATIONARY
+            if step < num_steps:
+                status = TTOStatus.STATIONARY if stationary else TTOStatus.TIME_BUDGET
             break
-        # θ_{k−1} is no longer needed, unless it is the start or part of the record: its buffer takes θ_{k+2}.
-        spare = None if record or step < 2 else previous
+        # θ_{k−1} is no longer needed, unless it is the start or others may hold it: its buffer takes θ_{k+2}.
+        spare = None if record or observer is not None or step < 2 else previous
         previous, theta = theta, next_theta
         del evaluation, point  # their memory serves the next step
     empty = {name: math.nan for name in GROUPS if name not in frozen}
@@ -166,9 +181,45 @@ def run_trajectory(
     )
 
 
+@torch.no_grad()
+def rerun_steps(
+    problem: InnerProblem,
+    template: Gaussians,
+    optimizer: InnerOptimizer,
+    prior: Prior | None,
+    frozen: frozenset[str],
+    theta: Float[Tensor, " P"],
+    state: InnerState,
+    first_step: int,
+    num_steps: int,
+    observer: StepObserver,
+) -> None:
+    """Steps `first_step`, …, `first_step + num_steps − 1` of an earlier run again, from its θ and state there.
+
+    To the bit, on a backend whose results repeat. `state` is updated; nothing is measured at the end.
+    """
+    for step in range(first_step, first_step + num_steps):
+        evaluation = problem.evaluate(template.unflatten(theta), step)
+        point = InnerPoint(theta, evaluation.linearization, evaluation.loss, prior, frozen, step)
+        theta, _ = optimizer.step(state, point, torch.empty_like(theta))
+        observer(StepRecord(step, point.theta, point.image_gradient, state), theta)
+        del evaluation, point
+
+
+@torch.no_grad()
+def first_gradient(
+    at: Evaluation, theta: Float[Tensor, " P"], prior: Prior | None, frozen: frozenset[str]
+) -> dict[str, float]:
+    """|∇L_in| per free group at a point: the measure of stationarity where steps see only some of the views."""
+    point = InnerPoint(theta, at.linearization, at.loss, prior, frozen, 0)
+    return _gradient_norms(point.total_gradient()[1], frozen)
+
+
 def _reached(
     statistics: list[RangeStatistics], first: dict[str, float], frozen: frozenset[str], tolerance: float
 ) -> bool:
+    if tolerance <= 0.0:
+        return False
     norms = _gradient_norms(statistics, frozen)
     return math.hypot(*norms.values()) <= tolerance * math.hypot(*first.values())
 
