@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..dataclass_state import DefaultsForMissingFields
-from ..splats import Gaussians, Views
+from ..splats import Cameras, Gaussians, Views
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,14 +24,20 @@ class Prediction:
         grid: (views, height, width) where the first views·height·width Gaussians are one per pixel in the order view,
             row, column; maps of per-Gaussian quantities can then be drawn. Further Gaussians, which belong to no pixel,
             may follow. None otherwise.
+        cameras: of the context views as the network found them, in the same world; test-time optimisation compares
+            with the photographs through these. None: the context's own.
+        coarse: Gaussians of earlier, rougher estimates, which training draws as well where nothing else would train
+            the parts that made them (while training only).
 
     Raises:
-        ValueError: numbers of rows that do not agree.
+        ValueError: numbers of rows or cameras that do not agree.
     """
 
     gaussians: Gaussians
     features: Float[Tensor, "N F"]
     grid: tuple[int, int, int] | None = None
+    cameras: Cameras | None = None
+    coarse: tuple[Gaussians, ...] = ()
 
     def __post_init__(self) -> None:
         count = self.gaussians.num_gaussians
@@ -64,6 +70,10 @@ class Backbone(nn.Module, ABC):
     def gaussian_head_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the part that turns features into Gaussians, which stage 2 trains (design §2); the others are
         the backbone proper."""
+
+    def idle_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that no prediction depends on, as official checkpoints may hold some; they are never trained."""
+        return iter(())
 
 
 @dataclass

@@ -65,6 +65,12 @@ class FeatureFusion(nn.Module):
 class Scratch(nn.Module):
     """Four resized maps → one map at twice the resolution of the finest. Heads add their output layers to it."""
 
+    output_conv: nn.Sequential
+    output_conv1: nn.Conv2d
+    output_conv2: nn.Sequential
+    output_conv1_aux: nn.ModuleList
+    output_conv2_aux: nn.ModuleList
+
     def __init__(self, channels: Sequence[int], features: int) -> None:
         super().__init__()
         for level, count in enumerate(channels, 1):
@@ -95,5 +101,3 @@ class Scratch(nn.Module):
 def resized(maps: Float[Tensor, "V C h w"], size: tuple[int, int]) -> Float[Tensor, "V C H W"]:
     """Bilinear, with the corner pixels' centres kept in place, as all these networks were trained."""
     return interpolate(maps, size, mode="bilinear", align_corners=True)
-
-

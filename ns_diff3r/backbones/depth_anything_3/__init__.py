@@ -6,6 +6,7 @@ cameras and Gaussians.
 """
 
 from .architecture import Architecture
+from .backbone import DepthAnything3Backbone, DepthAnything3Config
 from .network import DepthAnything3Network
 
-__all__ = ["Architecture", "DepthAnything3Network"]
+__all__ = ["Architecture", "DepthAnything3Backbone", "DepthAnything3Config", "DepthAnything3Network"]

@@ -41,9 +41,7 @@ class AlternatingTransformer(VisionTransformer):
         self.architecture = architecture
         self.camera_token = nn.Parameter(torch.randn(1, 2, architecture.width))
 
-    def forward(
-        self, images: Float[Tensor, "V 3 H W"], camera_tokens: Float[Tensor, "V C"] | None
-    ) -> TrunkOutput:
+    def forward(self, images: Float[Tensor, "V 3 H W"], camera_tokens: Float[Tensor, "V C"] | None) -> TrunkOutput:
         """Tokens of normalised images; `camera_tokens` encode their cameras where these are known."""
         tokens = self.tokens(images)
         num_views = len(tokens)
@@ -112,10 +110,8 @@ def reference_view(class_tokens: Float[Tensor, "V C"]) -> int:
     return int((distance(similarity) + distance(norms) + distance(units.var(dim=-1))).argmin())
 
 
-def _angles(
-    rows: int, columns: int, num_views: int, channels: int, like: Tensor
-) -> tuple[RotaryAngles, RotaryAngles]:
-    """Of one view's tokens (patches count from (1, 1)), and of all views' (every patch at (1, 1)); class tokens at 0."""
+def _angles(rows: int, columns: int, num_views: int, channels: int, like: Tensor) -> tuple[RotaryAngles, RotaryAngles]:
+    """Of one view's tokens, patches from (1, 1) on, and of all views', every patch at (1, 1); class tokens at 0."""
     device = like.device
     patches = torch.cartesian_prod(torch.arange(rows, device=device), torch.arange(columns, device=device)) + 1
     class_token = patches.new_zeros(1, 2)

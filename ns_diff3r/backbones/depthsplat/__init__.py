@@ -4,7 +4,7 @@
 Known cameras, two to twelve views: a plane sweep helped by monocular features, one Gaussian per pixel.
 """
 
-#from .backbone import DepthSplatBackbone, DepthSplatConfig
+from .backbone import DepthSplatBackbone, DepthSplatConfig
 from .network import DepthSplatNetwork
 from .wiring import Wiring
 

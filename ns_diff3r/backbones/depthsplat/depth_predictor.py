@@ -92,7 +92,7 @@ class DepthPredictor(nn.Module):
         """Depths of normalised images with pixel intrinsics; H and W are multiples of `wiring.stride`."""
         height, width = images.shape[-2:]
         convolved = self.backbone(images)
-        positions = window_positions(*convolved[2].shape[-2:], convolved[2])
+        positions = window_positions(convolved[2])
         matching = [self.transformer(convolved[2] + positions, others)]
         monocular = self._monocular(images)
         last = monocular[-1]
@@ -117,9 +117,10 @@ class DepthPredictor(nn.Module):
             known = torch.cat([cost, convolved[2 - scale], matching[scale], monocular_scales[scale]], dim=1)
             decoded = self.regressor[scale](known) + self.regressor_residual[scale](known)
             probabilities = self.depth_head[scale](decoded).softmax(dim=1)
-            inverse = (probabilities * candidates).sum(dim=1, keepdim=True)
+            found = (probabilities * candidates).sum(dim=1, keepdim=True)
             if scale < self.wiring.num_scales - 1:
-                coarse.append(1 / resized(inverse, (height, width))[:, 0])
+                coarse.append(1 / resized(found, (height, width))[:, 0])
+            inverse = found
         assert inverse is not None
         correction = self.upsampler(monocular, {**named, "d": inverse})
         fine = resized(inverse, (height, width)) + correction

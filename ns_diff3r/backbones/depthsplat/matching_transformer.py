@@ -20,9 +20,9 @@ BLOCKED = -100.0
 TEMPERATURE = 10_000.0
 
 
-def window_positions(height: int, width: int, like: Float[Tensor, "V C h w"]) -> Float[Tensor, "C h w"]:
+def window_positions(like: Float[Tensor, "V C h w"]) -> Float[Tensor, "C h w"]:
     """Sine embedding of the position within its window, half the channels for the row, half for the column."""
-    channels = like.shape[1] // 2
+    channels, height, width = like.shape[1] // 2, like.shape[2], like.shape[3]
     index = torch.arange(channels, device=like.device, dtype=torch.float32)
     periods = TEMPERATURE ** (2 * (index // 2) / channels)
 
@@ -48,7 +48,7 @@ class MatchingTransformer(nn.Module):
 
     def forward(self, features: Float[Tensor, "V C h w"], others: Int[Tensor, "V M"]) -> Float[Tensor, "V C h w"]:
         """Features that know of those of the views `others`; h and w are multiples of 2."""
-        mask = shifted_window_mask(*features.shape[-2:], features)
+        mask = shifted_window_mask(features.shape[-2], features.shape[-1], features)
         tokens = features.permute(0, 2, 3, 1)
         for layer in self.layers:
             tokens = layer(tokens, tokens[others], mask)
@@ -147,5 +147,3 @@ def shifted_window_mask(height: int, width: int, like: Tensor) -> Float[Tensor, 
     labels = 3 * regions(height)[:, None] + regions(width)
     windows = _split(labels[..., None])[..., 0]
     return (windows[:, None] != windows[:, :, None]).to(like.dtype) * BLOCKED
-
-
