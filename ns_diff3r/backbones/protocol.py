@@ -30,7 +30,7 @@ class Prediction:
             the parts that made them (while training only).
 
     Raises:
-        ValueError: numbers of rows or cameras that do not agree.
+        ValueError: numbers of rows that do not agree.
     """
 
     gaussians: Gaussians
@@ -45,6 +45,10 @@ class Prediction:
             raise ValueError(f"Prediction.features must be [{count}, F], got {list(self.features.shape)}")
         if self.grid is not None and self.grid[0] * self.grid[1] * self.grid[2] > count:
             raise ValueError(f"Prediction.grid {self.grid} needs more than the {count} Gaussians that there are")
+
+    def as_seen(self, context: Views) -> Views:
+        """The context with the cameras that test-time optimisation takes: the predicted ones where there are some."""
+        return context if self.cameras is None else Views(context.images, self.cameras, context.near, context.far)
 
 
 class Backbone(nn.Module, ABC):

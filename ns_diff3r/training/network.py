@@ -59,10 +59,11 @@ class Diff3RNetwork(nn.Module):
         return dict(zip(GROUP_NAMES, (rest, head, list(self.uncertainty_head.parameters())), strict=True))
 
     def train_only(self, groups: Collection[str]) -> None:
-        """Let the parameters of `groups` require gradients, and no others."""
+        """Let the parameters of `groups` require gradients, and no others; those that are idle never do."""
+        idle = {id(parameter) for parameter in self.backbone.idle_parameters()}
         for name, parameters in self.param_groups().items():
             for parameter in parameters:
-                parameter.requires_grad_(name in groups)
+                parameter.requires_grad_(name in groups and id(parameter) not in idle)
 
 
 def build_network(backbone_config: BackboneConfig, head_config: UncertaintyHeadConfig, seed: int = 0) -> Diff3RNetwork:

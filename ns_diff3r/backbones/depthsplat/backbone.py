@@ -15,7 +15,7 @@ from ...splats import Gaussians, Views
 from ..pretrained import PretrainedBackbone, PretrainedConfig
 from ..protocol import Backbone, Prediction
 from .gaussians import SH_DEGREE, PixelGaussians, pixel_gaussians
-from .network import DepthSplatNetwork, DepthSplatOutput
+from .network import DepthSplatNetwork
 from .wiring import Recipe, Size, Wiring
 
 MIN_SIZE = 16
@@ -102,20 +102,6 @@ class DepthSplatBackbone(PretrainedBackbone):
             features = _cropped(output.features.permute(0, 2, 3, 1), context).flatten(0, 2)
             grid = (context.num_views, context.cameras.height, context.cameras.width)
             return Prediction(placed(output.swept.depth), features, grid, coarse=coarse)
-
-    def maps(self, context: Views) -> DepthSplatOutput:
-        """The network's own output in the world's units as they are, for images that need no padding."""
-        near, far = _checked_range(context)
-        images = context.images.permute(0, 3, 1, 2)
-        origin = context.cameras.centers.new_zeros(3).double()
-        dtype = images.dtype
-        return self.network(
-            images,
-            _camera_to_world(context, origin, 1.0).to(dtype),
-            context.cameras.Ks,
-            near.to(dtype),
-            far.to(dtype),
-        )
 
     @staticmethod
     def identify(shapes: Mapping[str, Sequence[int]]) -> str | None:
