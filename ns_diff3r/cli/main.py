@@ -25,6 +25,7 @@ from .doctor import Doctor
 from .export import Export
 from .gradcheck import Gradcheck
 from .optimize import Optimize
+from .weights import Weights
 
 LATE = {
     "fit": ("fit", "Fit", "Train the compact network on one scene or a folder of scenes, and evaluate it."),
@@ -41,6 +42,7 @@ Command = Union[  # noqa: UP007 - tyro reads it
     Annotated[Export, subcommand("export")],
     Annotated[Gradcheck, subcommand("gradcheck")],
     Annotated[Benchmark, subcommand("benchmark")],
+    Annotated[Weights, subcommand("weights")],
     Annotated[Doctor, subcommand("doctor")],
 ]
 

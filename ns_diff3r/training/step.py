@@ -24,6 +24,7 @@ from .guards import Gradients, all_finite, gate
 from .losses import OuterLoss
 from .network import Diff3RNetwork, NetworkOutput
 from .outputs import SceneReport, StepOutput, mean_scalars, prior_quantiles, solution_scalars
+from .published import trains_backbone
 from .stages import Stage
 
 logger = logging.getLogger("ns_diff3r")
@@ -46,6 +47,7 @@ class TrainingModule(nn.Module):
         super().__init__()
         self.network = network
         self.config = config
+        network.holds_backbone = trains_backbone(config)
         self.tto = DifferentiableTTO(config.layer_config())
         self.outer_loss = OuterLoss(config.losses)
         self.grad_scaler = grad_scaler

@@ -18,6 +18,7 @@ from ..blocks import PATCH_SIZE
 from ..blocks.normalization import normalized
 from ..pretrained import PretrainedBackbone, PretrainedConfig
 from ..protocol import Backbone, Prediction
+from ..weights.catalogue import DEPTH_ANYTHING_3, PublishedFile, official_for
 from .alignment import aligning_similarity
 from .architecture import Architecture, Size
 from .cameras import rigid_inverse
@@ -49,6 +50,10 @@ class DepthAnything3Config(PretrainedConfig):
             raise ValueError(f"DepthAnything3Config.max_size must be at least {MIN_SIZE}, not {self.max_size}")
         self.architecture()
 
+    def official_file(self) -> PublishedFile | None:
+        """See `PretrainedConfig`."""
+        return official_for(DEPTH_ANYTHING_3, size=self.size)
+
     def architecture(self) -> Architecture:
         """What the shapes of the weights depend on."""
         return Architecture(self.size)
@@ -64,6 +69,7 @@ class DepthAnything3Backbone(PretrainedBackbone):
     network: DepthAnything3Network
     sh_degree = SH_DEGREE
     weights_prefixes = ("model.",)
+    optional_parts = ("gs_head.",)
 
     def __init__(self, config: DepthAnything3Config) -> None:
         super().__init__()

@@ -14,6 +14,7 @@ from torch.nn.functional import pad
 from ...splats import Gaussians, Views
 from ..pretrained import PretrainedBackbone, PretrainedConfig
 from ..protocol import Backbone, Prediction
+from ..weights.catalogue import DEPTHSPLAT, PublishedFile, official_for
 from .gaussians import SH_DEGREE, PixelGaussians, pixel_gaussians
 from .network import DepthSplatNetwork
 from .wiring import Recipe, Size, Wiring
@@ -48,6 +49,12 @@ class DepthSplatConfig(PretrainedConfig):
         if not self.largest_scale > 0.0:
             raise ValueError(f"DepthSplatConfig.largest_scale must be positive, not {self.largest_scale}")
         self.wiring()
+
+    def official_file(self) -> PublishedFile | None:
+        """See `PretrainedConfig`."""
+        if self.wiring() != Wiring.of_release(self.size, self.recipe):
+            return None
+        return official_for(DEPTHSPLAT, size=self.size, recipe=self.recipe)
 
     def wiring(self) -> Wiring:
         """What the shapes of the weights depend on."""
