@@ -83,8 +83,8 @@ diff3r_tiny = MethodSpecification(
     description="A small diff3r for a CPU: learns something about one scene in minutes.",
 )
 
-# Both begin with published weights, so that there is nothing for stage 1 to do (with --pipeline.model.backbone.checkpoint
-# None, give it steps by --pipeline.model.training.stages.pretrain-fraction).
+# Both begin with published weights, so that there is nothing for stage 1 to do. (From random ones, with
+# --pipeline.model.backbone.checkpoint None, give it steps: --pipeline.model.training.stages.pretrain-fraction.)
 _FINE_TUNING = StageConfig(pretrain_fraction=0.0)
 
 diff3r_depthsplat = MethodSpecification(
