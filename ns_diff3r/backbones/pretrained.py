@@ -40,6 +40,10 @@ class PretrainedConfig(BackboneConfig):
             )
         return file.reference
 
+    def usual_size(self) -> int:
+        """Longest side of images, as the published weights were trained for."""
+        return 256
+
     def official_file(self) -> PublishedFile | None:
         """The published weights of these settings."""
         return None

@@ -61,6 +61,8 @@ class Backbone(nn.Module, ABC):
     """F, the width of `Prediction.features`."""
     sh_degree: int
     """Degree of the spherical harmonics of the predicted Gaussians, 0 to 4."""
+    predicts_cameras: bool = False
+    """Whether it does without the cameras of the context, and says in `Prediction.cameras` what it found."""
 
     @abstractmethod
     def forward(self, context: Views) -> Prediction:

@@ -4,13 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Union
+from typing import Annotated, Any, Union
 
 import tyro
 from tyro.conf import subcommand
-
-if TYPE_CHECKING:
-    from ..backbones.pretrained import PretrainedBackbone
 
 
 @dataclass
@@ -64,43 +61,24 @@ class Check:
 
     def run(self) -> int:
         """Report; ValueError if it fits nothing."""
+        import torch
+
         from ..backbones.weights.fetching import fetch_weights
         from ..backbones.weights.loading import check_fit
         from ..backbones.weights.reading import read_weights
+        from ..backbones.weights.recognising import config_for, prefixes_of_all
 
         path, digest = fetch_weights(self.file, self.sha256)
-        state = read_weights(path, ("encoder.", "model."))
+        state = read_weights(path, prefixes_of_all())
         shapes = {name: tuple(value.shape) for name, value in state.items()}
         print(f"{path}\nSHA-256 {digest}\n{len(state)} tensors, {sum(v.numel() for v in state.values()):,} numbers")
-        backbone = backbone_for(shapes)
-        if backbone is None:
-            raise ValueError(f"{path}: of no network that is known here (first names: {', '.join(list(state)[:4])})")
+        with torch.device("meta"):
+            backbone: Any = config_for(shapes, str(path)).setup()
         random = check_fit(backbone, shapes, str(path))
         print(f"fits {type(backbone).__name__}, {backbone.identify(shapes)}: every name and shape agrees")
         for prefix in random:
             print(f"it has no {prefix.rstrip('.')}, which begins with random weights")
         return 0
-
-
-def backbone_for(shapes: dict[str, tuple[int, ...]]) -> PretrainedBackbone | None:
-    """The backbone that weights of these shapes belong to, on the meta device; None if unknown."""
-    import torch
-
-    from ..backbones import DepthAnything3Config, DepthSplatConfig
-    from ..backbones.depth_anything_3 import Architecture, DepthAnything3Backbone
-    from ..backbones.depthsplat import DepthSplatBackbone, Wiring
-    from ..backbones.depthsplat.wiring import TRANSFORMERS
-
-    wiring, architecture = Wiring.of_weights(shapes), Architecture.of_weights(shapes)
-    with torch.device("meta"):
-        if wiring is not None:
-            size = next(size for size, transformer in TRANSFORMERS.items() if transformer == wiring.transformer)
-            return DepthSplatBackbone(
-                DepthSplatConfig(size=size, upsample_factor=wiring.upsample_factor, num_scales=wiring.num_scales)
-            )
-        if architecture is not None:
-            return DepthAnything3Backbone(DepthAnything3Config(size=architecture.size))
-    return None
 
 
 Action = Union[  # noqa: UP007 - tyro reads it

@@ -54,6 +54,10 @@ class DepthAnything3Config(PretrainedConfig):
         """See `PretrainedConfig`."""
         return official_for(DEPTH_ANYTHING_3, size=self.size)
 
+    def usual_size(self) -> int:
+        """See `PretrainedConfig`."""
+        return self.max_size
+
     def architecture(self) -> Architecture:
         """What the shapes of the weights depend on."""
         return Architecture(self.size)
@@ -76,6 +80,7 @@ class DepthAnything3Backbone(PretrainedBackbone):
         self.config = config
         self.network = DepthAnything3Network(config.architecture())
         self.feature_dim = self.network.architecture.features // 2
+        self.predicts_cameras = config.poses == "predicted"
 
     def gaussian_head_parameters(self) -> Iterator[nn.Parameter]:
         """What stage 2 trains."""

@@ -56,6 +56,10 @@ class DepthSplatConfig(PretrainedConfig):
             return None
         return official_for(DEPTHSPLAT, size=self.size, recipe=self.recipe)
 
+    def usual_size(self) -> int:
+        """See `PretrainedConfig`."""
+        return 256 if self.wiring().lowest == 4 else 448
+
     def wiring(self) -> Wiring:
         """What the shapes of the weights depend on."""
         wiring = Wiring.of_release(self.size, self.recipe)
