@@ -59,11 +59,3 @@ def test_depth_anything_3_from_random_weights_to_a_splat(command, tmp_path):
     assert any("gs_head" in name for name in load_checkpoint(ended)["pipeline"])
     command("ns-export", "gaussian-splat", "--load-config", run / "config.yml", "--output-dir", tmp_path, **NAMES)
     assert (tmp_path / "splat.ply").is_file()
-
-
-def test_a_file_of_another_size_is_one_clear_error(command, official, tmp_path):
-    options = ("diff3r-depthsplat", "--data", ROOM, "--output-dir", tmp_path, *SMALL)
-    options += ("--pipeline.model.backbone.checkpoint", official, "--pipeline.model.backbone.recipe", "dl3dv")
-    done = command("ns-train", *options, status=1, **NAMES)
-    assert "the file is of size small, recipe re10k" in done.stdout + done.stderr
-    assert "Traceback" not in done.stdout + done.stderr

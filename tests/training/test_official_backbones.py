@@ -23,9 +23,7 @@ KINDS = {
 def make_module(kind: str, pretrain_steps: int) -> TrainingModule:
     backbone = KINDS[kind]()
     head = UncertaintyHeadConfig().setup(backbone.feature_dim, backbone.sh_degree)
-    rates = GroupOptimizer(
-        pretrain_rate=1e-4, bilevel_rate=1e-4
-    )  # by larger ones they leave the scene
+    rates = GroupOptimizer(pretrain_rate=1e-4, bilevel_rate=1e-4)  # by larger ones they leave the scene
     groups = {"backbone": rates, "gaussian_head": rates, "uncertainty_head": rates}
     config = make_config(pretrain_steps=pretrain_steps, num_steps=2, inner_steps=2, **groups)
     return TrainingModule(Diff3RNetwork(backbone, head), config).train()
