@@ -68,9 +68,8 @@ def main() -> None:
         row = measure(options.models[0], options.views[0], options.size, options.device, options.repeats)
         print(json.dumps(row))
         return
-    print(
-        f"{options.size}x{options.size}, {options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}\n"
-    )
+    where = f"{options.device}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+    print(f"{options.size}x{options.size}, {where}\n")
     print("| model | views | Gaussians | peak MiB | seconds |\n|---|---|---|---|---|")
     for model in options.models:
         for count in options.views:

@@ -4,11 +4,14 @@
 import pytest
 import torch
 
-from ns_diff3r.backbones import UncertaintyHeadConfig
+from ns_diff3r.backbones import DepthAnything3Config, DepthSplatConfig, UncertaintyHeadConfig
+from ns_diff3r.data import CollectionConfig, SamplerConfig
 from ns_diff3r.training.config import GroupOptimizer
 from ns_diff3r.training.inference import reconstruct
+from ns_diff3r.training.loop import TrainingLoop
 from ns_diff3r.training.network import Diff3RNetwork
 from ns_diff3r.training.optimizers import GroupOptimizers
+from ns_diff3r.training.run import RunFolder, RunSettings
 from ns_diff3r.training.step import TrainingModule
 from tests.backbones.official_views import depth_anything_3, depthsplat
 from tests.training.doubles import make_batch, make_config
@@ -65,3 +68,25 @@ def test_optimisation_without_poses_takes_the_predicted_cameras():
     end = module.draw(result.after, seen.cameras)
     truth = batch.context.images
     assert (end - truth).abs().mean() < (begin - truth).abs().mean()
+
+
+SETTINGS = {"depthsplat": DepthSplatConfig(), "da3": DepthAnything3Config(size="small")}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_both_stages_on_a_real_scene(kind, dev_scenes, tmp_path):
+    """As a run of `ns-diff3r fit`, from random weights; a run that is continued takes up where it ended."""
+    rates = GroupOptimizer(pretrain_rate=1e-4, bilevel_rate=1e-4)
+    groups = {"backbone": rates, "gaussian_head": rates, "uncertainty_head": rates}
+    settings = RunSettings(
+        data=dev_scenes / "lund_door",
+        backbone=SETTINGS[kind],
+        collection=CollectionConfig(max_size=64),
+        sampler=SamplerConfig(num_context=2, num_targets=1),
+        training=make_config(pretrain_steps=2, num_steps=4, inner_steps=2, **groups),
+    )
+    loop = TrainingLoop(settings, RunFolder(tmp_path))
+    records = list(loop.run())
+    assert [record.output.stage.value for record in records] == ["pretrain"] * 2 + ["bilevel"] * 2
+    assert not any(record.scalars["skipped_scenes"] for record in records)
+    assert TrainingLoop(settings, RunFolder(tmp_path)).steps_done == 4

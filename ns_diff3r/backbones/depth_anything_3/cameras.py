@@ -20,6 +20,8 @@ from .architecture import FINAL_EPSILON
 NUM_HEADS = 16
 NUM_BLOCKS = 4
 SMALLEST_TANGENT = 1e-6
+INITIAL_VIEW = 1.0
+"""Field of view that random weights begin near, radians; behind a ReLU they might else never have one."""
 
 
 class PredictedCameras(NamedTuple):
@@ -87,7 +89,9 @@ class CameraDecoder(nn.Module):
         self.backbone = nn.Sequential(nn.Linear(width, width), nn.ReLU(), nn.Linear(width, width), nn.ReLU())
         self.fc_t = nn.Linear(width, 3)
         self.fc_qvec = nn.Linear(width, 4)
-        self.fc_fov = nn.Sequential(nn.Linear(width, 2), nn.ReLU())
+        views = nn.Linear(width, 2)
+        nn.init.constant_(views.bias, INITIAL_VIEW)
+        self.fc_fov = nn.Sequential(views, nn.ReLU())
 
     def forward(self, tokens: Float[Tensor, "V C"], size: tuple[int, int]) -> PredictedCameras:
         """Cameras of images of `size` (height, width)."""
