@@ -21,6 +21,7 @@ import tyro
 from tyro.conf import subcommand
 
 from .benchmark import Benchmark
+from .convert import Convert
 from .doctor import Doctor
 from .export import Export
 from .gradcheck import Gradcheck
@@ -43,6 +44,7 @@ Command = Union[  # noqa: UP007 - tyro reads it
     Annotated[Gradcheck, subcommand("gradcheck")],
     Annotated[Benchmark, subcommand("benchmark")],
     Annotated[Weights, subcommand("weights")],
+    Annotated[Convert, subcommand("convert")],
     Annotated[Doctor, subcommand("doctor")],
 ]
 
