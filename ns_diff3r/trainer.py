@@ -27,6 +27,7 @@ from .resuming import RunPlan, plan_run
 from .run_checks import check_data, check_space, check_writable, one_clear_error, say
 from .training.checkpoint import load_checkpoint, save_checkpoint
 from .training.config import TrainingConfig
+from .training.published import begin_with_published_weights
 from .training.run import RunSettings, load_weights, write_text
 from .training.settings import to_plain
 from .training.weights import SETTINGS_FILE, open_weights
@@ -121,7 +122,7 @@ class Diff3RTrainer(Trainer):
             check_writable(self.base_dir)
             self._follow(plan_run(self.config))
             super().setup(test_mode)
-            if self.plan.checkpoint is None and self.config.weights is not None:
+            if self.plan.checkpoint is None:
                 self._begin_with(self.config.weights)
             self._write_settings()
             writer.GLOBAL_BUFFER["max_iter"] = self.plan.first_step + self.plan.num_iterations
@@ -134,8 +135,11 @@ class Diff3RTrainer(Trainer):
         model = self.config.pipeline.model
         model.training = replace(model.training, num_steps=plan.num_steps)
 
-    def _begin_with(self, weights: Path) -> None:
-        """Take trained weights; steps, optimisers and schedules begin anew."""
+    def _begin_with(self, weights: Path | None) -> None:
+        """Take trained weights, or the backbone's published ones; steps, optimisers and schedules begin anew."""
+        if weights is None:
+            begin_with_published_weights(self.pipeline.model.core.network, self.config.pipeline.model.training, say)
+            return
         trained = open_weights(weights)
         load_weights(self.pipeline.model.core, trained.module.state_dict(), str(trained.checkpoint))
         say(f"Weights of {trained.checkpoint} (sha256 {trained.sha256})")

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..dataclass_state import DefaultsForMissingFields
-from ..splats import Gaussians, Views
+from ..splats import Cameras, Gaussians, Views
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,6 +24,10 @@ class Prediction:
         grid: (views, height, width) where the first views·height·width Gaussians are one per pixel in the order view,
             row, column; maps of per-Gaussian quantities can then be drawn. Further Gaussians, which belong to no pixel,
             may follow. None otherwise.
+        cameras: of the context views as the network found them, in the same world; test-time optimisation compares
+            with the photographs through these. None: the context's own.
+        coarse: Gaussians of earlier, rougher estimates, which training draws as well where nothing else would train
+            the parts that made them (while training only).
 
     Raises:
         ValueError: numbers of rows that do not agree.
@@ -32,6 +36,8 @@ class Prediction:
     gaussians: Gaussians
     features: Float[Tensor, "N F"]
     grid: tuple[int, int, int] | None = None
+    cameras: Cameras | None = None
+    coarse: tuple[Gaussians, ...] = ()
 
     def __post_init__(self) -> None:
         count = self.gaussians.num_gaussians
@@ -39,6 +45,10 @@ class Prediction:
             raise ValueError(f"Prediction.features must be [{count}, F], got {list(self.features.shape)}")
         if self.grid is not None and self.grid[0] * self.grid[1] * self.grid[2] > count:
             raise ValueError(f"Prediction.grid {self.grid} needs more than the {count} Gaussians that there are")
+
+    def as_seen(self, context: Views) -> Views:
+        """The context with the cameras that test-time optimisation takes: the predicted ones where there are some."""
+        return context if self.cameras is None else Views(context.images, self.cameras, context.near, context.far)
 
 
 class Backbone(nn.Module, ABC):
@@ -51,6 +61,8 @@ class Backbone(nn.Module, ABC):
     """F, the width of `Prediction.features`."""
     sh_degree: int
     """Degree of the spherical harmonics of the predicted Gaussians, 0 to 4."""
+    predicts_cameras: bool = False
+    """Whether it does without the cameras of the context, and says in `Prediction.cameras` what it found."""
 
     @abstractmethod
     def forward(self, context: Views) -> Prediction:
@@ -64,6 +76,10 @@ class Backbone(nn.Module, ABC):
     def gaussian_head_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters of the part that turns features into Gaussians, which stage 2 trains (design §2); the others are
         the backbone proper."""
+
+    def idle_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters that no prediction depends on, as official checkpoints may hold some; they are never trained."""
+        return iter(())
 
 
 @dataclass

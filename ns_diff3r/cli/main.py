@@ -22,10 +22,12 @@ from tyro.conf import subcommand
 
 from .benchmark import Benchmark
 from .compare import Compare
+from .convert import Convert
 from .doctor import Doctor
 from .export import Export
 from .gradcheck import Gradcheck
 from .optimize import Optimize
+from .weights import Weights
 
 LATE = {
     "fit": ("fit", "Fit", "Train the compact network on one scene or a folder of scenes, and evaluate it."),
@@ -43,6 +45,8 @@ Command = Union[  # noqa: UP007 - tyro reads it
     Annotated[Gradcheck, subcommand("gradcheck")],
     Annotated[Compare, subcommand("compare")],
     Annotated[Benchmark, subcommand("benchmark")],
+    Annotated[Weights, subcommand("weights")],
+    Annotated[Convert, subcommand("convert")],
     Annotated[Doctor, subcommand("doctor")],
 ]
 

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 MOST_CONTEXT = 8
 NO_WEIGHTS = (
-    "no weights: --weights names a run folder of ns-train diff3r or of ns-diff3r fit, or a checkpoint in one; none "
-    "come with this version"
+    "no weights: --weights names a run folder of ns-train diff3r or of ns-diff3r fit, a checkpoint in one, or "
+    "published weights (ns-diff3r weights list); none come with this version"
 )
 
 
@@ -29,13 +29,15 @@ class Reconstruct:
 
     Writes scene.ply (in the world of the poses), comparison.png, results.json and, where nerfstudio is installed, a run
     that ns-viewer, ns-render, ns-eval and ns-export open. A folder of photographs without poses gets them by pycolmap
-    (the extra `colmap`).
+    (the extra `colmap`), or from the network itself where that
+    predicts poses (Depth Anything 3).
     """
 
     data: Path
     """A posed scene (transforms.json or COLMAP), or a folder of photographs."""
     weights: Path | None = None
-    """Run folder of ns-train diff3r or ns-diff3r fit, or a checkpoint in one."""
+    """Run folder of ns-train diff3r or ns-diff3r fit, a checkpoint in one, or published weights: a file, or a name that
+    `ns-diff3r weights list` shows."""
     output: Path = Path("outputs/reconstruct")
     """Folder for the results."""
     context: tuple[int, ...] = ()
@@ -71,7 +73,7 @@ class Reconstruct:
         make_folder(self.output)
         network = open_weights(self.weights)
         print(f"weights: {network.checkpoint} after {network.step} steps, sha256 {network.sha256}")
-        scene = self._scene()
+        scene = self._scene(network)
         sampler = self._sampler(network, scene)
         collection = sampler.collection
         frames = sampler.evaluation(0)[0]
@@ -96,15 +98,21 @@ class Reconstruct:
         self._write_results(network, names, result, figures, seconds, run)
         return 0
 
-    def _scene(self) -> Path:
-        """The posed scene: `data`, or what pycolmap makes of its photographs."""
+    def _scene(self, network: TrainedNetwork) -> Path:
+        """The posed scene: `data`, or what the network or else pycolmap makes of its photographs."""
         from ..data.readers import has_photographs, is_scene
         from ..data.registration import register_photographs
+        from ..training.predicted_poses import predict_poses
 
         if self.data.is_file() or is_scene(self.data) or not has_photographs(self.data):
             return self.data
         with _status("finding poses") as report:
-            found = register_photographs(self.data, self.output / "poses", progress=report)
+            backbone, poses = network.module.network.backbone, self.output / "poses"
+            if backbone.predicts_cameras:
+                size = self.max_size or network.settings.collection.max_size or 504
+                found = predict_poses(backbone, self.data, poses, max_size=size, progress=report)
+            else:
+                found = register_photographs(self.data, poses, progress=report)
         print(f"poses of {found.num_registered} of {found.num_photographs} photographs: {found.transforms}")
         return found.transforms.parent
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Int
 
 from ..dataclass_state import DefaultsForMissingFields
 from ..splats import Cameras, Views
@@ -69,9 +70,10 @@ class SceneCollection:
             raise SceneError("a collection needs at least one scene")
         for scene in scenes:
             _check_scene(scene, self.config)
-        self._scenes = list(scenes)
+        self._scenes: Sequence[Scene] = list(scenes)
         self.names = tuple(_unique([scene.name for scene in scenes] if names is None else names))
-        self._splits = [split_indices(scene.num_frames, self.config.split) for scene in scenes]
+        splits = [split_indices(scene.num_frames, self.config.split) for scene in scenes]
+        self._splits: Sequence[tuple[tuple[int, ...], tuple[int, ...]]] = splits
         self._cache = ImageCache(self.config.cache_megabytes * 2**20)
         unknown = [name for name in self.config.eval_scenes if name not in self.names]
         if unknown:
@@ -102,6 +104,15 @@ class SceneCollection:
     def num_scenes(self) -> int:
         """How many scenes there are, held out or not."""
         return len(self.names)
+
+    @property
+    def is_read_ahead(self) -> bool:
+        """Whether cameras of all scenes are in memory, so that asking about all of them is cheap."""
+        return True
+
+    def shuffled(self, generator: np.random.Generator) -> Int[np.ndarray, " S"]:
+        """The training scenes in a random order, each once."""
+        return np.asarray(self.training_scenes)[generator.permutation(len(self.training_scenes))]
 
     def scene(self, index: int) -> Scene:
         """A scene with its sparse points."""
@@ -139,7 +150,7 @@ class SceneCollection:
 
 
 def open_collection(path: str | Path, config: CollectionConfig | None = None) -> SceneCollection:
-    """One scene, or a folder of scenes at most three levels deep; no image is decoded for it.
+    """One scene, a folder of scenes at most three levels deep, or chunks of scenes; no image is decoded for it.
 
     Scenes that cannot be used are left out with a warning that names the file and the reason, as long as one is left.
 
@@ -149,6 +160,11 @@ def open_collection(path: str | Path, config: CollectionConfig | None = None) ->
     path, config = Path(path), CollectionConfig() if config is None else config
     if not path.exists():
         raise SceneError(f"{path}: no such file or folder")
+    from .chunk_scenes import open_chunks
+
+    chunks = open_chunks(path, config) if path.is_dir() else None
+    if chunks is not None:
+        return chunks
     if path.is_file() or is_scene(path):
         return SceneCollection([load_scene(path, min_frames=MIN_TRAINING_VIEWS)], config)
     scenes, names, reasons = [], [], []

@@ -61,7 +61,7 @@ class Frame:
         """
         todo = self.development
         reduction = largest_reduction(resampling.scale)
-        raster = read_image(self.image_path, reduction=reduction, background=todo.background)
+        raster = self.raster(reduction)
         raster = turned(raster, todo.before)
         lens = Intrinsics(0, 0, 0, 0, raster.width, raster.height) if todo.lens is None else todo.lens.intrinsics
         if (raster.width, raster.height) != (lens.width, lens.height):
@@ -72,6 +72,10 @@ class Frame:
         if (raster.width, raster.height) != (self.intrinsics.width, self.intrinsics.height):
             raise _size_error(self.image_path, raster, self.intrinsics)
         return resampling.apply_to_image(raster.pixels, raster.left, raster.top, raster.pixel).clamp_(0, 1)
+
+    def raster(self, reduction: int) -> Raster:
+        """The stored pixels, squares of so many (1, 2, 4 or 8) averaged; ImageError if they cannot be read."""
+        return read_image(self.image_path, reduction=reduction, background=self.development.background)
 
 
 def _size_error(path: Path, raster: Raster, intrinsics: Intrinsics) -> SceneError:

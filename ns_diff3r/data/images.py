@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -40,12 +41,12 @@ class ImageHeader:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def _opened(path: Path, content: bytes | None = None) -> Iterator[Image.Image]:
     """An image file whose mode is one that is read; everything that can be wrong becomes an ImageError naming it."""
     from PIL import Image, UnidentifiedImageError
 
     try:
-        with Image.open(path) as image:
+        with Image.open(path if content is None else io.BytesIO(content)) as image:
             if image.mode not in (*OPAQUE_MODES, *TRANSPARENT_MODES):
                 raise ImageError(f"{path}: {image.mode} images are not read; convert it to 8-bit RGB")
             yield image
@@ -101,18 +102,31 @@ class Raster:
     pixel: float = 1.0
 
 
-def read_image(path: Path, *, reduction: int = 1, background: tuple[float, float, float] = WHITE) -> Raster:
+def size_of_image(path: Path, content: bytes) -> tuple[int, int]:
+    """(width, height) of an image file that is in memory; `path` names it. ImageError if it is none."""
+    with _opened(path, content) as image:
+        return image.size
+
+
+def read_image(
+    path: Path,
+    *,
+    reduction: int = 1,
+    background: tuple[float, float, float] = WHITE,
+    content: bytes | None = None,
+) -> Raster:
     """The pixels of an image file as stored (not turned), float32 RGB in [0, 1].
 
     Args:
         path: of the file.
         reduction: average squares of so many pixels (1, 2, 4 or 8) while reading; JPEG files are decoded at that size.
         background: RGB in [0, 1] behind images with transparency.
+        content: the bytes of the file, where it is in memory; `path` then only names it.
 
     Raises:
         ImageError: missing, not an image, cut short, or of a kind that is not read (16 bit, floating point).
     """
-    with _opened(path) as image:
+    with _opened(path, content) as image:
         width, height = image.size
         transparent = image.mode in TRANSPARENT_MODES or "transparency" in image.info
         done = 1

@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -14,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 from .colmap import import_pycolmap, read_camera, read_points, read_pose
 from .errors import ImageError, SceneError, SceneWarning
 from .images import inspect_image
-from .point_clouds import write_point_cloud
-from .readers import PHOTOGRAPH_SUFFIXES, TRANSFORMS
+from .readers import PHOTOGRAPH_SUFFIXES
+from .transforms_writing import frame_fields, write_transforms
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -74,9 +72,9 @@ def register_photographs(
         SceneError: pycolmap is not installed, no folder, or fewer readable photographs than asked for.
     """
     report = progress or (lambda stage: None)
-    folder, output = _photograph_folder(Path(photographs)), Path(output)
+    folder, output = photograph_folder(Path(photographs)), Path(output)
     pycolmap = import_pycolmap(f"{folder}: finding the poses of photographs")
-    names, sizes = _readable(folder)
+    names, sizes = readable_photographs(folder)
     if len(names) < min_registered:
         raise RegistrationError(
             f"{folder}: {len(names)} readable photographs, and at least {min_registered} are needed to find poses"
@@ -98,7 +96,8 @@ def register_photographs(
     return Registration(_write(model, folder, output), len(names), count)
 
 
-def _photograph_folder(path: Path) -> Path:
+def photograph_folder(path: Path) -> Path:
+    """The folder, or its sub-folder `images`, that holds photographs; SceneError if neither does."""
     if not path.is_dir():
         raise SceneError(f"{path}: no such folder")
     with_images = [folder for folder in (path, path / "images") if folder.is_dir() and _images_in(folder)]
@@ -111,7 +110,7 @@ def _images_in(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.suffix.lower() in PHOTOGRAPH_SUFFIXES)
 
 
-def _readable(folder: Path) -> tuple[list[str], set[tuple[int, int]]]:
+def readable_photographs(folder: Path) -> tuple[list[str], set[tuple[int, int]]]:
     """Names of the photographs that can be read, and their sizes; the others with a warning."""
     import warnings
 
@@ -185,18 +184,6 @@ def _write(model: Any, folder: Path, output: Path) -> Path:
     frames = []
     for image in images:
         intrinsics, distortion = read_camera(output, model.cameras[image.camera_id])
-        camera = {"fl_x": intrinsics.fx, "fl_y": intrinsics.fy, "cx": intrinsics.cx, "cy": intrinsics.cy}
-        size = {"w": intrinsics.width, "h": intrinsics.height}
-        path = Path(os.path.relpath(folder / image.name, output)).as_posix()
-        frames.append({"file_path": path, "transform_matrix": read_pose(image).tolist(), **size, **camera})
+        frames.append(frame_fields(output, folder / image.name, read_pose(image), intrinsics))
         frames[-1] |= {name: value for name, value in asdict(distortion).items() if value}
-    content: dict[str, Any] = {"camera_model": "OPENCV", "frames": frames}
-    points = read_points(model)
-    if points is not None:
-        write_point_cloud(output / "sparse_pc.ply", points.points, points.colors, decimals=6)
-        content["ply_file_path"] = "sparse_pc.ply"
-    path = output / TRANSFORMS
-    temporary = output / f".{TRANSFORMS}.saving"
-    temporary.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    os.replace(temporary, path)
-    return path
+    return write_transforms(output, frames, read_points(model))

@@ -91,9 +91,10 @@ class BatchSampler:
         self.config, self.collection = config, collection
         _check(config)
         _check_evaluation_context(config, collection)
-        for scene in collection.training_scenes:
+        for scene in collection.training_scenes if collection.is_read_ahead else ():
             self._warn_of_few(scene)
         self._distances = lru_cache(maxsize=256)(self._compute_distances)
+        self._order = lru_cache(maxsize=2)(lambda epoch: collection.shuffled(self._generator(0, epoch)))
 
     def _warn_of_few(self, scene: int) -> None:
         count, asked = len(self.collection.training_indices(scene)), self.config.num_context
@@ -191,9 +192,8 @@ class BatchSampler:
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.config.seed, *key])))
 
     def _choose(self, step: int, slot: int, position: int) -> SceneIndices:
-        scenes = self.collection.training_scenes
-        epoch, place = divmod(position, len(scenes))
-        scene = scenes[int(self._generator(0, epoch).permutation(len(scenes))[place])]
+        epoch, place = divmod(position, len(self.collection.training_scenes))
+        scene = int(self._order(epoch)[place])
         return self._choose_views(scene, step, self._generator(1, step, slot))
 
     def _choose_views(self, scene: int, step: int, generator: np.random.Generator) -> SceneIndices:

@@ -56,6 +56,7 @@ def reconstruct(
         begin = time.perf_counter()
         output = module.network(context)
         predicted = time.perf_counter() - begin
+        context = output.prediction.as_seen(context)
         fault = unusable(output, context.cameras)
         if fault is not None:
             raise ValueError(f"the prediction cannot be used: {fault}")

@@ -16,6 +16,7 @@ import torch
 from ..data import BatchSampler
 from .optimizers import GroupOptimizers
 from .outputs import StepOutput
+from .published import begin_with_published_weights
 from .run import RunFolder, RunSettings
 from .step import TrainingModule
 
@@ -56,7 +57,10 @@ class TrainingLoop:
         self.keep_checkpoints = keep_checkpoints
         self.sampler: BatchSampler = settings.batch_sampler()
         self.device = device
-        self.module: TrainingModule = settings.module().to(device).train()
+        module = settings.module()
+        if folder.last_checkpoint is None:
+            begin_with_published_weights(module.network, settings.training)
+        self.module: TrainingModule = module.to(device).train()
         self.optimizers = GroupOptimizers.make(self.module.network.param_groups(), settings.training)
         torch.manual_seed(settings.training.seed)  # for networks with random layers; a checkpoint holds the state
         self.steps_done = folder.restore(self.module, self.optimizers)

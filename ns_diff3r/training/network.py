@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from ..backbones import Backbone, BackboneConfig, Prediction, UncertaintyHeadConfig
 from ..splats import Gaussians, Views
+from .published_state import PublishedState
 from .stages import GROUP_NAMES
 
 
@@ -30,13 +31,14 @@ class NetworkOutput:
     prediction: Prediction
 
 
-class Diff3RNetwork(nn.Module):
+class Diff3RNetwork(PublishedState):
     """Context views → (θ⁰, λ) of one scene."""
 
     def __init__(self, backbone: Backbone, uncertainty_head: nn.Module) -> None:
         super().__init__()
         self.backbone = backbone
         self.uncertainty_head = uncertainty_head
+        self.register_published_hook()
 
     def forward(self, context: Views, with_prior: bool = True) -> NetworkOutput:
         """Predict the scene that `context` shows; λ only on request (the first stage does without).
@@ -59,10 +61,11 @@ class Diff3RNetwork(nn.Module):
         return dict(zip(GROUP_NAMES, (rest, head, list(self.uncertainty_head.parameters())), strict=True))
 
     def train_only(self, groups: Collection[str]) -> None:
-        """Let the parameters of `groups` require gradients, and no others."""
+        """Let the parameters of `groups` require gradients, and no others; those that are idle never do."""
+        idle = {id(parameter) for parameter in self.backbone.idle_parameters()}
         for name, parameters in self.param_groups().items():
             for parameter in parameters:
-                parameter.requires_grad_(name in groups)
+                parameter.requires_grad_(name in groups and id(parameter) not in idle)
 
 
 def build_network(backbone_config: BackboneConfig, head_config: UncertaintyHeadConfig, seed: int = 0) -> Diff3RNetwork:

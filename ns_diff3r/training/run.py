@@ -18,10 +18,13 @@ from .checkpoint import last_complete_checkpoint, load_checkpoint, save_checkpoi
 from .config import TrainingConfig
 from .network import build_network
 from .optimizers import GroupOptimizers
+from .published import completed_state
 from .settings import differences, to_plain
 from .step import TrainingModule
 
 FORMAT = "ns_diff3r fit 1"
+NETWORK_PREFIX = "network."
+"""Of the network's names within those of a training module."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,11 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
+
+    @property
+    def last_checkpoint(self) -> Path | None:
+        """The last complete one."""
+        return last_complete_checkpoint(self.checkpoints)
 
     def begin(self, settings: RunSettings) -> None:
         """Make the folder and write the settings. OSError if it cannot be written."""
@@ -108,7 +116,7 @@ class RunFolder:
         Raises:
             ValueError: a checkpoint of another method, or whose weights do not fit.
         """
-        path = last_complete_checkpoint(self.checkpoints)
+        path = self.last_checkpoint
         if path is None:
             return 0
         state = load_fit_checkpoint(path)
@@ -145,8 +153,13 @@ def load_fit_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def load_weights(module: TrainingModule, state: dict[str, torch.Tensor], source: str) -> None:
-    """Load a state dict; ValueError that lists what is missing, unexpected or of another shape."""
-    own = module.state_dict()
+    """Load a state dict; ValueError that lists what is missing, unexpected or of another shape.
+
+    Published weights that it names instead of holding them are fetched first.
+    """
+    state = completed_state(module.network, state, NETWORK_PREFIX)
+    with module.network.holding_all():
+        own = module.state_dict()
     faults = [f"missing {name}" for name in own if name not in state]
     faults += [f"unexpected {name}" for name in state if name not in own]
     faults += [

@@ -24,6 +24,7 @@ from .guards import Gradients, all_finite, gate
 from .losses import OuterLoss
 from .network import Diff3RNetwork, NetworkOutput
 from .outputs import SceneReport, StepOutput, mean_scalars, prior_quantiles, solution_scalars
+from .published import trains_backbone
 from .stages import Stage
 
 logger = logging.getLogger("ns_diff3r")
@@ -46,6 +47,7 @@ class TrainingModule(nn.Module):
         super().__init__()
         self.network = network
         self.config = config
+        network.holds_backbone = trains_backbone(config)
         self.tto = DifferentiableTTO(config.layer_config())
         self.outer_loss = OuterLoss(config.losses)
         self.grad_scaler = grad_scaler
@@ -105,7 +107,7 @@ class TrainingModule(nn.Module):
                 self.tto.curvature_scale.update(average.new_zeros(0, len(GROUPS)))
             return
         inputs = [scene.gated_for_solve() for scene in scenes]
-        contexts = [scene.batch.context for scene in scenes]
+        contexts = [scene.context for scene in scenes]
         losses = [scene.anchor_loss for scene in scenes] if self.anchored else None
         results, solutions = self.tto(
             [g for g, _ in inputs], [prior for _, prior in inputs], contexts, outer_loss=losses, seed=seed
@@ -153,6 +155,8 @@ class _SceneStep:
         self.batch = batch
         self.report = SceneReport(batch.name)
         self.terms: dict[str, Tensor] = {}
+        self.context = batch.context
+        self.coarse: list[Gaussians] = []
         self.start: Gaussians | None = None
         self.prior: dict[str, Tensor] | None = None
         self.result: Gaussians | None = None
@@ -172,14 +176,18 @@ class _SceneStep:
     def predict(self, with_prior: bool) -> None:
         """θ⁰ and λ, behind a gate that only sound gradients pass."""
         output = self.module.network(self.batch.context, with_prior)
-        fault = unusable(output, self.batch.context.cameras)
+        self.context = output.prediction.as_seen(self.batch.context)
+        fault = unusable(output, self.context.cameras)
         if fault is not None:
             self.skip(fault)
             return
         prior = output.prior or {}
-        gated = gate([*output.gaussians.leaves(), *prior.values()], self.passes)
-        self.start = Gaussians(*gated[: len(GROUPS)])
-        self.prior = dict(zip(prior, gated[len(GROUPS) :], strict=True)) if with_prior else None
+        scenes = [output.gaussians, *output.prediction.coarse]
+        gated = gate([leaf for scene in scenes for leaf in scene.leaves()] + list(prior.values()), self.passes)
+        self.start, *self.coarse = (
+            Gaussians(*gated[first : first + len(GROUPS)]) for first in range(0, len(scenes) * len(GROUPS), len(GROUPS))
+        )
+        self.prior = dict(zip(prior, gated[len(scenes) * len(GROUPS) :], strict=True)) if with_prior else None
         self.report.prior = {name: leaf.detach() for name, leaf in prior.items()} if with_prior else None
         self.report.scalars["num_gaussians"] = float(self.start.num_gaussians)
 
@@ -232,8 +240,18 @@ class _SceneStep:
                 self.terms = {"outer_anchors": (1.0 - weight) * anchors}
             if weight > 0.0:
                 self.terms |= {f"auxiliary_{name}": weight * term for name, term in before.items()}
+        if weight > 0.0:
+            self._compare_coarse(weight)
         if not all(math.isfinite(float(term.detach())) for term in self.terms.values()):
             self.skip("the outer loss is not finite")
+
+    def _compare_coarse(self, weight: float) -> None:
+        """Losses of rougher estimates, each counting less than the next finer one."""
+        targets = self.batch.targets
+        for level, gaussians in enumerate(reversed(self.coarse), 1):
+            terms = self.module.outer_loss(self.module.draw(gaussians, targets.cameras), targets.images)
+            share = weight * COARSE_WEIGHT**level
+            self.terms |= {f"coarse{level}_{name}": share * term for name, term in terms.items()}
 
     def _losses(self, gaussians: Gaussians, when: str) -> dict[str, Tensor]:
         targets = self.batch.targets
@@ -247,6 +265,7 @@ class _SceneStep:
     def forget_tensors(self) -> None:
         """Drop what has a graph: the gates in that graph hold this object, and such a cycle is never freed."""
         self.start = self.prior = self.result = self.anchors = None
+        self.coarse = []
         self.terms = {}
 
     def solve_begins(self, gradients: Gradients) -> bool:
@@ -277,6 +296,8 @@ def sum_of(terms: dict[str, Float[Tensor, ""]]) -> Float[Tensor, ""]:
     return torch.stack(list(terms.values())).sum()
 
 
+COARSE_WEIGHT = 0.9
+"""Of the loss of a network's earlier estimate, in units of that of the next one (DepthSplat's own)."""
 LARGEST_LOG_SCALE = 40.0
 """Standard deviations of e**40 have squares that just fit into float32."""
 

@@ -5,14 +5,21 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor
 
+from ..backbones.weights.catalogue import find_published
+from ..backbones.weights.fetching import fetch_weights
+from ..backbones.weights.recognising import config_of_weights
+from ..data import CollectionConfig
 from .checkpoint import last_complete_checkpoint, load_checkpoint
+from .config import TrainingConfig
+from .published import begin_with_published_weights
 from .run import FORMAT, RunSettings, load_weights
 from .settings import from_plain
+from .stages import StageConfig
 from .step import TrainingModule
 
 CHECKPOINT_FOLDERS = ("checkpoints", "nerfstudio_models")
@@ -46,10 +53,15 @@ def open_weights(path: str | Path) -> TrainedNetwork:
     Settings are read from the checkpoint (`ns-diff3r fit`), or from settings.json beside the checkpoint's folder
     (`ns-train`).
 
+    Published weights of a backbone (a file, or a name that `ns-diff3r weights list` shows) are opened as a network of
+    which nothing has been trained here.
+
     Raises:
         FileNotFoundError: nothing there, or no complete checkpoint.
         ValueError: broken files, a checkpoint of another method, weights that do not fit.
     """
+    if is_published(path):
+        return open_published(str(path))
     path = Path(path)
     checkpoint = path if path.is_file() else _checkpoint_in(path)
     state = load_checkpoint(checkpoint)
@@ -65,6 +77,29 @@ def open_weights(path: str | Path) -> TrainedNetwork:
     module = run.module()
     load_weights(module, weights, str(checkpoint))
     return TrainedNetwork(run, module.eval(), int(state["step"]), checkpoint, _sha256(checkpoint))
+
+
+def is_published(path: str | Path) -> bool:
+    """Whether this means published weights rather than a run of ours."""
+    suffix = Path(path).suffix
+    return find_published(str(path)) is not None or suffix in (".safetensors", ".pth")
+
+
+def open_published(reference: str) -> TrainedNetwork:
+    """Published weights as a network with default settings of training; its λ is the same everywhere.
+
+    Raises:
+        ValueError: weights that cannot be had or read, or of no network that is known here.
+    """
+    path, digest = fetch_weights(reference)
+    config = config_of_weights(path)
+    config = replace(config, checkpoint=reference, checkpoint_sha256=digest)
+    training = TrainingConfig(stages=StageConfig(pretrain_fraction=0.0))
+    collection = CollectionConfig(max_size=config.usual_size())
+    settings = RunSettings(Path(), config, collection=collection, training=training)
+    module = settings.module()
+    begin_with_published_weights(module.network, training)
+    return TrainedNetwork(settings, module.eval(), 0, path, digest)
 
 
 def _checkpoint_in(path: Path) -> Path:

@@ -20,7 +20,10 @@ pytestmark = pytest.mark.nerfstudio
 
 import yaml  # noqa: E402
 
-METHODS = ("diff3r", "diff3r-adjoint", "diff3r-metagrad", "diff3r-pretrain", "diff3r-tiny")
+METHODS = (
+    *("diff3r", "diff3r-adjoint", "diff3r-metagrad", "diff3r-pretrain", "diff3r-tiny"),
+    *("diff3r-depthsplat", "diff3r-da3"),
+)
 FIXTURES = Path(__file__).parent / "runs"
 """config.yml of every release, as its ns-train wrote it (paths shortened)."""
 
@@ -39,12 +42,16 @@ sys.meta_path.insert(0, Blocker())
 import torch
 torch.hub.load_state_dict_from_url = torch.load = socket.socket.connect = refuse
 from ns_diff3r.configs.dataparsers import diff3r_data
-from ns_diff3r.configs.methods import diff3r, diff3r_adjoint, diff3r_metagrad, diff3r_pretrain, diff3r_tiny
+from ns_diff3r.configs.methods import (
+    diff3r, diff3r_adjoint, diff3r_da3, diff3r_depthsplat, diff3r_metagrad, diff3r_pretrain, diff3r_tiny
+)
 built = [o for o in gc.get_objects() if isinstance(o, torch.nn.Module) and type(o).__module__.startswith("ns_diff3r")]
 assert not built, built
 from ns_diff3r import extension
 assert extension.cpu.cache_info().currsize == 0, "the extension is loaded"
-methods = (diff3r, diff3r_adjoint, diff3r_metagrad, diff3r_pretrain, diff3r_tiny)
+methods = (
+    diff3r, diff3r_adjoint, diff3r_metagrad, diff3r_pretrain, diff3r_tiny, diff3r_depthsplat, diff3r_da3
+)
 print("ok", *(m.config.method_name for m in methods))
 """
 

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The official outputs beside the repository: where they are, the rule that fills weights, and their limits."""
+
+import json
+import os
+import re
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.conftest import shared_path
+
+VARIABLE = "NS_DIFF3R_GOLDEN"
+
+
+def golden_folder() -> Path:
+    """$NS_DIFF3R_GOLDEN, or the folder beside the repository."""
+    return Path(os.environ.get(VARIABLE) or shared_path("golden"))
+
+
+def golden_files(pattern: str) -> list:
+    """Parameters for a test: every matching .npz, or one that is skipped with the reason."""
+    files = sorted(golden_folder().glob(pattern))
+    if not files:
+        reason = f"no {pattern} in {golden_folder()} (set ${VARIABLE} to a folder of official outputs)"
+        return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="none")]
+    return [pytest.param(path, id=path.stem) for path in files]
+
+
+def golden_keys(name: str) -> dict[str, list[int]]:
+    """Official key → shape; the test is skipped where the lists are not at hand."""
+    for folder in (golden_folder(), shared_path("golden")):
+        path = folder / f"keys_{name}.json"
+        if path.is_file():
+            return json.loads(path.read_text())
+    pytest.skip(f"keys_{name}.json is not at hand")
+
+
+def check_keys(network: nn.Module, name: str) -> None:
+    """Keys and shapes are those of the list."""
+    official = golden_keys(name)
+    own = {key: list(value.shape) for key, value in network.state_dict().items()}
+    assert sorted(own) == sorted(official)
+    assert {key: own[key] for key in official} == official
+
+
+def filled_value(key: str, shape: tuple[int, ...]) -> Tensor:
+    """The weight that the rule gives a key."""
+    values = np.random.Generator(np.random.PCG64(zlib.crc32(key.encode()))).standard_normal(shape).astype(np.float32)
+    if key.endswith("weight") and len(shape) >= 2:
+        values = values / np.sqrt(np.prod(shape[1:]))
+    elif key.endswith("weight"):
+        values = 1 + 0.1 * values
+    elif key.endswith("gamma"):
+        values = 0.3 + 0.05 * values
+    else:
+        values = 0.1 * values
+    return torch.from_numpy(np.asarray(values, dtype=np.float32))
+
+
+def fill(network: nn.Module) -> None:
+    """Weights by the rule, in place; the module may be on the meta device and is moved to the CPU."""
+    state = {key: filled_value(key, tuple(value.shape)) for key, value in network.state_dict().items()}
+    if "cam_dec.fc_fov.0.bias" in state:
+        state["cam_dec.fc_fov.0.bias"] = torch.ones(2)
+    network.load_state_dict(state, assign=True)
+
+
+@dataclass(frozen=True)
+class Golden:
+    """Arrays of one file, as tensors, and the number of views from its name."""
+
+    path: Path
+    arrays: dict[str, Tensor]
+    num_views: int
+
+    @staticmethod
+    def read(path: Path) -> "Golden":
+        views = re.search(r"_v(\d+)", path.stem)
+        assert views, path
+        with np.load(path, allow_pickle=False) as file:
+            return Golden(path, {name: torch.from_numpy(file[name]) for name in file.files}, int(views.group(1)))
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self.arrays[name]
+
+
+def worst(actual: Tensor, expected: Tensor) -> float:
+    """Largest absolute difference of two tensors of equal shape."""
+    assert actual.shape == expected.shape, (tuple(actual.shape), tuple(expected.shape))
+    return float((actual.detach().double() - expected.double()).abs().max())
+
+
+class Comparison:
+    """Differences by name, checked against their limits together, so that a failure shows where it begins."""
+
+    def __init__(self) -> None:
+        self.errors: dict[str, tuple[float, float]] = {}
+
+    def add(self, name: str, actual: Tensor, expected: Tensor, limit: float) -> None:
+        self.errors[name] = (worst(actual, expected), limit)
+
+    def add_error(self, name: str, error: Tensor, limit: float) -> None:
+        self.errors[name] = (float(error), limit)
+
+    def check(self) -> None:
+        lines = [f"{name:24s} {error:.2e} (limit {limit:.0e})" for name, (error, limit) in self.errors.items()]
+        print("\n".join(lines))
+        assert all(error <= limit for error, limit in self.errors.values()), "\n" + "\n".join(lines)
+
+
+def quaternion_error(actual: Tensor, expected: Tensor) -> Tensor:
+    """Largest difference, up to the sign of each quaternion."""
+    signs = torch.where((actual * expected).sum(-1, keepdim=True) < 0, -1.0, 1.0)
+    return (signs * actual - expected).abs().max()

@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""DepthSplat against the official code: keys and shapes, and outputs with weights filled by a rule."""
+
+import numpy as np
+import pytest
+import torch
+
+from ns_diff3r.backbones.depthsplat import DepthSplatNetwork, Wiring
+from ns_diff3r.backbones.depthsplat.gaussians import pixel_gaussians
+from tests.backbones.golden import Comparison, Golden, check_keys, fill, filled_value, golden_files
+
+KEY_LISTS = {
+    "small": Wiring.of_release("small", "re10k"),
+    "base": Wiring.of_release("base", "re10k"),
+    "large": Wiring.of_release("large", "re10k"),
+    "small-dl3dv": Wiring.of_release("small", "dl3dv"),
+    "base-dl3dv": Wiring.of_release("base", "dl3dv"),
+    "vits_2scale_up2": Wiring("vits", upsample_factor=2, num_scales=2),
+    "vits_2scale_up4": Wiring("vits", upsample_factor=4, num_scales=2),
+}
+FILES = {
+    "small_re10k": KEY_LISTS["small"],
+    "small_dl3dv": KEY_LISTS["small-dl3dv"],
+    "vits_2scale_up2": KEY_LISTS["vits_2scale_up2"],
+    "vits_2scale_up4": KEY_LISTS["vits_2scale_up4"],
+}
+NETWORKS: dict[Wiring, DepthSplatNetwork] = {}
+
+
+def on_meta(wiring: Wiring) -> DepthSplatNetwork:
+    with torch.device("meta"):
+        return DepthSplatNetwork(wiring).eval()
+
+
+def filled(wiring: Wiring) -> DepthSplatNetwork:
+    """Filled once a session: the generator of the weights takes longer than the network."""
+    if wiring not in NETWORKS:
+        NETWORKS[wiring] = on_meta(wiring)
+        fill(NETWORKS[wiring])
+    return NETWORKS[wiring]
+
+
+@pytest.mark.parametrize("name", KEY_LISTS)
+def test_keys_and_shapes_are_the_official_ones(name):
+    check_keys(on_meta(KEY_LISTS[name]), f"depthsplat_{name}")
+
+
+@pytest.mark.parametrize("name", KEY_LISTS)
+def test_the_wiring_is_read_off_the_shapes(name):
+    shapes = {key: tuple(value.shape) for key, value in on_meta(KEY_LISTS[name]).state_dict().items()}
+    assert Wiring.of_weights(shapes) == KEY_LISTS[name]
+
+
+def test_the_rule_is_the_one_of_the_files():
+    values = filled_value("depth_predictor.pretrained.blocks.0.ls1.gamma", (384,))
+    np.testing.assert_allclose(values[:3], [0.2444199, 0.2650516, 0.2778551], atol=1e-7)
+    values = filled_value("depth_predictor.backbone.conv1.weight", (64, 3, 7, 7))
+    np.testing.assert_allclose(values.flatten()[:3], [0.0506128, 0.0293341, 0.0532079], atol=1e-7)
+
+
+@pytest.mark.parametrize("path", golden_files("depthsplat_*.npz"))
+@torch.no_grad()
+def test_outputs_are_the_official_ones(path):
+    golden = Golden.read(path)
+    name = path.stem.removeprefix("depthsplat_").rsplit("_v", 1)[0]
+    network = filled(FILES[name])
+    count = golden.num_views
+    images = torch.from_numpy(np.random.Generator(np.random.PCG64(7)).random((count, 3, 64, 96)).astype(np.float32))
+    camera_to_world = golden["extrinsics"][0]
+    Ks = golden["intrinsics"][0] * torch.tensor([[96.0], [64.0], [1.0]])
+    near, far = torch.full((count,), 0.5), torch.full((count,), 100.0)
+    output = network(images, camera_to_world, Ks, near, far)
+    gaussians = pixel_gaussians(output.raw, output.swept.depth, images, camera_to_world, Ks)
+
+    errors = Comparison()
+    errors.add("mono3", output.swept.monocular[3][:, :8], golden["mono3"], 1e-4)
+    errors.add("mv0", output.swept.named["m0"][:, :8], golden["mv0"], 1e-3)
+    errors.add("match_prob_max", output.swept.match_probability, golden["match_prob_max"], 1e-3)
+    errors.add("dpt_feature", output.features[:, :8], golden["dpt_feature"], 2e-3)
+    errors.add("raw", output.raw, golden["raw"], 5e-3)
+    errors.add("1/depths", 1 / output.swept.depth, 1 / golden["depths"][0], 1e-4)
+    errors.add("opacities", gaussians.opacities, golden["opacities"][0], 1e-3)
+    errors.add("scales", gaussians.scales, golden["scales"][0], 2e-3)
+    rotations = golden["rotations_cam_xyzw"][0]
+    errors.add("rotations_cam_xyzw", gaussians.camera_quats[:, [1, 2, 3, 0]], rotations, 2e-3)
+    errors.add("harmonics", gaussians.harmonics.transpose(1, 2), golden["harmonics"][0], 5e-3)
+    reference = golden["covariances"][0]
+    relative = (gaussians.covariances() - reference).abs() / (reference.abs() + 1e-3)
+    errors.add_error("covariances", relative.flatten().double().quantile(0.999), 5e-3)
+    # Far points move by more than their rays do: compared by where they are seen, and by inverse distance.
+    errors.add_error("means", position_error(gaussians.means, golden["means"][0], camera_to_world), 1e-3)
+    errors.check()
+
+
+def position_error(actual: torch.Tensor, expected: torch.Tensor, camera_to_world: torch.Tensor) -> torch.Tensor:
+    """Largest angle between the rays, or difference of inverse distances, from the camera of each point."""
+    centers = camera_to_world[:, :3, 3].repeat_interleave(len(expected) // len(camera_to_world), dim=0)
+    rays = [points.double() - centers for points in (actual, expected)]
+    lengths = [ray.norm(dim=-1, keepdim=True) for ray in rays]
+    angles = (rays[0] / lengths[0] - rays[1] / lengths[1]).abs().max()
+    return torch.maximum(angles, (1 / lengths[0] - 1 / lengths[1]).abs().max())
