@@ -102,7 +102,7 @@ class HostScheduler {
     yield(own);
   }
 
-  int votes[2];
+  int votes = 0;
   unsigned char values[2][kMaxThreads][16];
 
  private:
@@ -114,7 +114,7 @@ class HostScheduler {
 
   void run_block(int64_t index) {
     std::memset(shared_.data(), 0xff, shared_.size());  // NaN, and large integers: nothing may be read before it is written
-    votes[0] = votes[1] = 0;
+    votes = 0;
     for (int t = 0; t < threads_; ++t) {
       fibers_[size_t(t)]->block = HostBlock(this, t, index);
       fibers_[size_t(t)]->state = State::ready;
@@ -195,15 +195,13 @@ void HostBlock::sync(int line, const char* file) {
   if (site_of(line, file) != host_settings().skipped) scheduler_->barrier(*this, line);
 }
 
-// The votes of two consecutive calls lie apart: a thread may be one call ahead of the slowest reader.
-int HostBlock::sync_count(bool yes, int line, const char* file) {
-  (void)file;
-  const uint32_t turn = round_++ % 2;
-  scheduler_->votes[turn] += yes ? 1 : 0;
+int HostBlock::sync_count(bool yes, int line) {
+  scheduler_->votes += yes ? 1 : 0;
   scheduler_->barrier(*this, line);
-  const int count = scheduler_->votes[turn];
+  const int count = scheduler_->votes;
+  scheduler_->barrier(*this, -line);  // all have read it
+  scheduler_->votes = 0;
   scheduler_->barrier(*this, -line);
-  scheduler_->votes[turn] = 0;
   return count;
 }
 

@@ -33,7 +33,7 @@ class HostBlock {
   int thread() const { return thread_; }
   int64_t index() const { return index_; }
   void sync(int line = __builtin_LINE(), const char* file = __builtin_FILE());
-  int sync_count(bool yes, int line = __builtin_LINE(), const char* file = __builtin_FILE());
+  int sync_count(bool yes, int line = __builtin_LINE());
   void sync_warp(int line = __builtin_LINE(), const char* file = __builtin_FILE());
   uint32_t ballot(bool yes);
   template <class T>
@@ -56,7 +56,7 @@ class HostBlock {
   HostScheduler* scheduler_;
   int thread_;
   int64_t index_;
-  uint32_t round_ = 0;
+  uint32_t round_ = 0;  // of warp operations: values of two consecutive ones lie apart
   friend class HostScheduler;
 };
 
