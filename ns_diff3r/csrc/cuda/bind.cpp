@@ -3,9 +3,9 @@
 // caller's; launches do not wait, so Python's lock is kept.
 
 #include <cstring>
-#include <map>
 
-#include "../bind_arguments.h"
+#include "bind_solver.h"
+#include "plan.h"
 #include "rasterizer.h"
 #if defined(NS_ON_HOST)
 #include "host_block.h"
@@ -16,48 +16,6 @@
 namespace ns_diff3r {
 namespace cuda {
 namespace {
-
-template <class T>
-struct Plan {
-  Scene<T> scene{};
-
-  Plan(int64_t num_gaussians, int num_sh_bases, int num_views, int width, int height, const py::dict& config,
-       const std::map<std::string, uintptr_t>& memory) {
-    scene.num_gaussians = num_gaussians;
-    scene.num_views = num_views;
-    scene.width = width;
-    scene.height = height;
-    scene.tiles_x = (width + kTile - 1) / kTile;
-    scene.tiles_y = (height + kTile - 1) / kTile;
-    scene.num_sh_bases = num_sh_bases;
-    scene.config = config_from<T>(config);
-    if (scene.tiles_x > 65535 || scene.tiles_y > 65535) throw std::invalid_argument("images are at most 1,048,560 pixels wide");
-    if (scene.num_records() >= int64_t(1) << 32 || scene.num_tiles() >= int64_t(1) << 31)
-      throw std::invalid_argument("too many Gaussians times views for one linearisation: 2^32 at most");
-    set(memory);
-  }
-
-  void set(const std::map<std::string, uintptr_t>& memory) {
-    for (const auto& [name, address] : memory) {
-      if (name == "cameras") scene.cameras = pointer<const Camera<T>>(address);
-      else if (name == "background") scene.background = pointer<const T>(address);
-      else if (name == "records") scene.records = pointer<Record<T>>(address);
-      else if (name == "flags") scene.flags = pointer<uint8_t>(address);
-      else if (name == "tiles") scene.tiles = pointer<Tiles>(address);
-      else if (name == "counts") scene.counts = pointer<uint32_t>(address);
-      else if (name == "record_slots") scene.record_slots = pointer<uint32_t>(address);
-      else if (name == "tile_offsets") scene.tile_offsets = pointer<uint32_t>(address);
-      else if (name == "entries") scene.entries = pointer<Entry>(address);
-      else if (name == "masks") scene.masks = pointer<uint16_t>(address);
-      else if (name == "stops") scene.stops = pointer<int32_t>(address);
-      else if (name == "transmittances") scene.transmittances = pointer<T>(address);
-      else if (name == "contributes") scene.contributes = pointer<uint8_t>(address);
-      else if (name == "origin_records") scene.origin_records = pointer<const Record<T>>(address);
-      else if (name == "origin_stops") scene.origin_stops = pointer<const int32_t>(address);
-      else throw std::invalid_argument("a plan has no memory named " + name);
-    }
-  }
-};
 
 template <class T>
 void bind_plan(py::module_& module, const std::string& suffix) {
@@ -158,6 +116,7 @@ void bind_all(py::module_& module) {
   module.def("architectures", &architectures, "What the kernels were compiled for.");
   module.def("runtime_version", &runtime_version, "Version of the CUDA runtime that is linked in, as 1000 major + 10 minor.");
 #endif
+  bind_solver(module);
   module.attr("record_numbers") = sizeof(Record<float>) / sizeof(float);
   module.attr("tangent_numbers") = sizeof(TangentRecord<float>) / sizeof(float);
   module.attr("vjp_slot") = kVjpSlot;

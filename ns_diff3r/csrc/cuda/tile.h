@@ -197,7 +197,7 @@ NS_KERNEL void clear_slots(Block& block, const Scene<T>& scene, const TilePixel<
   }
 }
 
-// The largest of the pixels' stops. Two barriers.
+// The largest of the pixels' stops. No barrier at the end: the memory may be used again behind the next one.
 template <class Block>
 NS_KERNEL int largest_in_block(Block& block, int value, int* warp_values) {
   for (int mask = kWarp / 2; mask > 0; mask /= 2) value = larger(value, block.shuffle_xor(value, mask));
@@ -205,7 +205,6 @@ NS_KERNEL int largest_in_block(Block& block, int value, int* warp_values) {
   block.sync();
   int largest = warp_values[0];
   for (int w = 1; w < kTileThreads / kWarp; ++w) largest = larger(largest, warp_values[w]);
-  block.sync();
   return largest;
 }
 

@@ -1,0 +1,356 @@
+// SPDX-License-Identifier: Apache-2.0
+// Operations on flat parameter vectors. Every sum is made in two stages of fixed order: a partial sum a block over
+// kElements consecutive numbers, in double, then one block over the partial sums. Scalars stay on the device.
+#pragma once
+#include "queue.h"
+
+namespace ns_diff3r {
+namespace cuda {
+
+constexpr int kVectorThreads = 256, kEach = 4;
+constexpr int kElements = kVectorThreads * kEach;  // of a block
+constexpr int kMaxRanges = 8;
+constexpr int kMaxBlockRows = 25;
+
+struct SumShared {
+  double partial[kVectorThreads / kWarp];
+};
+
+// visit(i) for the block's numbers below `count`.
+template <class Block, class Visit>
+NS_KERNEL void for_elements(Block& block, int64_t count, const Visit& visit) {
+  NS_UNROLL for (int k = 0; k < kEach; ++k) {
+    const int64_t i = (block.index() * kEach + k) * kVectorThreads + block.thread();
+    if (i < count) visit(i);
+  }
+}
+
+// The sum of `count` partial sums; every thread of the block gets it.
+template <class Block>
+NS_KERNEL double sum_partials(Block& block, SumShared& shared, const double* partial, int64_t count) {
+  double own = 0.0;
+  for (int64_t i = block.thread(); i < count; i += kVectorThreads) own += partial[i];
+  return block_sum<kVectorThreads>(block, own, shared.partial);
+}
+
+template <class Block>
+NS_KERNEL void store_partial(Block& block, SumShared& shared, double own, double* partial) {
+  const double sum = block_sum<kVectorThreads>(block, own, shared.partial);
+  if (block.thread() == 0) partial[block.index()] = sum;
+}
+
+// out[r] = Σ partial[first[r] … first[r + 1]), a block a range.
+struct SumKernel {
+  static constexpr int kThreads = kVectorThreads, kBlocksPerMultiprocessor = 1;
+  using Shared = SumShared;
+  const double* partial;
+  double* out;
+  int64_t first[2 * kMaxRanges + 1];
+
+  template <class Block>
+  NS_KERNEL void operator()(Block& block, Shared& shared) const {
+    const int64_t begin = first[block.index()], end = first[block.index() + 1];
+    const double sum = sum_partials(block, shared, partial + begin, end - begin);
+    if (block.thread() == 0) out[block.index()] = sum;
+  }
+};
+
+// ---- steps of the inner optimisers ---------------------------------------------------------------------------------
+
+// Attribute groups of the flat layout. A block works in one of them: first_block[r] … first_block[r + 1].
+struct Ranges {
+  int32_t count;
+  int64_t begin[kMaxRanges], end[kMaxRanges], first_block[kMaxRanges + 1];
+  double learning_rate[kMaxRanges];
+  bool frozen[kMaxRanges];
+};
+
+struct StepFactors {
+  double beta1, beta2, epsilon, first_correction, second_correction;
+};
+
+enum class StepKind : int32_t { prior_gradient, sgd, adam };
+
+// gradient += Λ(θ−θ⁰), the statistics of every range (partial [2, blocks]: prior, squared gradient), and the step.
+template <class T>
+struct StepKernel {
+  static constexpr int kThreads = kVectorThreads, kBlocksPerMultiprocessor = 4;
+  using Shared = SumShared;
+  StepKind kind;
+  Ranges ranges;
+  StepFactors factors;
+  const T *theta, *anchor, *strength;
+  T *gradient, *first_moment, *second_moment, *next;
+  double* partial;
+
+  template <class Block>
+  NS_KERNEL void operator()(Block& block, Shared& shared) const {
+    int r = 0;
+    while (r + 1 < ranges.count && block.index() >= ranges.first_block[r + 1]) ++r;
+    const int64_t base = ranges.begin[r] + (block.index() - ranges.first_block[r]) * kElements;
+    const T rate = T(ranges.learning_rate[r] * (kind == StepKind::adam ? factors.first_correction : 1.0));
+    double prior = 0.0, squared = 0.0;
+    for (int k = 0; k < kEach; ++k) {
+      const int64_t i = base + k * kVectorThreads + block.thread();
+      if (i >= ranges.end[r]) continue;
+      const T x = theta[i];
+      if (ranges.frozen[r]) {
+        if (kind != StepKind::prior_gradient) next[i] = x;
+        continue;
+      }
+      T g = gradient[i];
+      if (strength) {
+        const T offset = x - anchor[i];
+        prior += 0.5 * double(strength[i]) * double(offset) * double(offset);
+        g += strength[i] * offset;
+        gradient[i] = g;
+      }
+      squared += double(g) * double(g);
+      if (kind == StepKind::sgd) next[i] = x - rate * g;
+      if (kind == StepKind::adam) {
+        const T m = T(factors.beta1) * first_moment[i] + T(1.0 - factors.beta1) * g;
+        const T s = T(factors.beta2) * second_moment[i] + T(1.0 - factors.beta2) * (g * g);
+        first_moment[i] = m;
+        second_moment[i] = s;
+        next[i] = x - rate * m / (sqrt(s * T(factors.second_correction)) + T(factors.epsilon));
+      }
+    }
+    const double prior_sum = block_sum<kThreads>(block, prior, shared.partial);
+    const double squared_sum = block_sum<kThreads>(block, squared, shared.partial);
+    if (block.thread() == 0) {
+      partial[block.index()] = prior_sum;
+      partial[ranges.first_block[ranges.count] + block.index()] = squared_sum;
+    }
+  }
+};
+
+// ---- conjugate gradients -------------------------------------------------------------------------------------------
+
+enum class SolveStatus : int32_t { running = 0, converged = 1, breakdown = 2, zero_rhs = 3 };
+
+// The scalars of a solve, on the device. history[k] = sqrt(rᵀM⁻¹r / bᵀM⁻¹b) after k iterations.
+struct SolveState {
+  double rhs_norm2, rz, step, beta, tolerance;
+  int32_t status, iterations, undo;
+};
+
+// Where row j of small matrix b lies in a flat vector: offset + (b / inner)·stride + b % inner.
+struct BlockRows {
+  int32_t size, inner;
+  int64_t offset[kMaxBlockRows], stride[kMaxBlockRows];
+  bool frozen[kMaxBlockRows];
+
+  NS_KERNEL int64_t at(int64_t b, int j) const { return offset[j] + b / inner * stride[j] + b % inner; }
+};
+
+NS_KERNEL bool running(const SolveState* state) { return state->status == int32_t(SolveStatus::running); }
+NS_KERNEL bool is_finite(double x) { return x - x == 0.0; }
+
+NS_KERNEL bool is_frozen(const Ranges& ranges, int64_t i) {
+  for (int r = 0; r < ranges.count; ++r)
+    if (ranges.frozen[r] && i >= ranges.begin[r] && i < ranges.end[r]) return true;
+  return false;
+}
+
+// q = scale·q + Λ∘p, 0 in frozen ranges; partial sums of p·q.
+template <class T>
+struct FinishProductKernel {
+  static constexpr int kThreads = kVectorThreads, kBlocksPerMultiprocessor = 4;
+  using Shared = SumShared;
+  const SolveState* state;
+  Ranges ranges;
+  int64_t count;
+  T scale;
+  const T *strength, *p;
+  T* q;
+  double* partial;
+
+  template <class Block>
+  NS_KERNEL void operator()(Block& block, Shared& shared) const {
+    if (!running(state)) return;
+    double own = 0.0;
+    for_elements(block, count, [&](int64_t i) {
+      const T value = is_frozen(ranges, i) ? T(0) : (strength ? scale * q[i] + strength[i] * p[i] : scale * q[i]);
+      q[i] = value;
+      own += double(p[i]) * double(value);
+    });
+    store_partial(block, shared, own, partial);
+  }
+};
+
+// The length of the step from the curvature p·q.
+struct StepLengthKernel {
+  static constexpr int kThreads = kVectorThreads, kBlocksPerMultiprocessor = 1;
+  using Shared = SumShared;
+  SolveState* state;
+  const double* partial;
+  int64_t num_partials;
+
+  template <class Block>
+  NS_KERNEL void operator()(Block& block, Shared& shared) const {
+    const bool go_on = running(state);
+    block.sync();  // before thread 0 changes it
+    if (!go_on) return;
+    const double curvature = sum_partials(block, shared, partial, num_partials);
+    if (block.thread() != 0) return;
+    state->step = state->rz / curvature;
+    if (!(curvature > 0.0) || !is_finite(state->step)) state->status = int32_t(SolveStatus::breakdown);
+  }
+};
+
+// x += step·p, r −= step·q (unless the solve has not begun: first), z = inverse∘r (or r), partial sums of r·z.
+template <class T>
+struct UpdateKernel {
+  static constexpr int kThreads = kVectorThreads, kBlocksPerMultiprocessor = 4;
+  using Shared = SumShared;
+  const SolveState* state;
+  bool move, solve;
+  int64_t count;
+  const T *p, *q, *inverse;
+  T *x, *r, *z;
+  double* partial;
+
+  template <class Block>
+  NS_KERNEL void operator()(Block& block, Shared& shared) const {
+    if (!running(state)) return;
+    const T step = move ? T(state->step) : T(0);
+    double own = 0.0;
+    for_elements(block, count, [&](int64_t i) {
+      T rest = r[i];
+      if (move) {
+        x[i] += step * p[i];
+        rest -= step * q[i];
+        r[i] = rest;
+      }
+      if (!solve) return;
+      const T value = inverse ? inverse[i] * rest : rest;
+      z[i] = value;
+      own += double(rest) * double(value);
+    });
+    if (solve) store_partial(block, shared, own, partial);
+  }
+};
+
+// z = blocks·r, a thread a row, partial sums of r·z.
+template <class T>
+struct ApplyBlocksKernel {
+  static constexpr int kThreads = kVectorThreads, kBlocksPerMultiprocessor = 4;
+  using Shared = SumShared;
+  const SolveState* state;
+  BlockRows rows;
+  int64_t num_blocks;
+  const T *inverse, *r;  // [num_blocks, size, size]
+  T* z;
+  double* partial;
+
+  template <class Block>
+  NS_KERNEL void operator()(Block& block, Shared& shared) const {
+    if (!running(state)) return;
+    double own = 0.0;
+    for_elements(block, num_blocks * rows.size, [&](int64_t k) {
+      const int64_t b = k / rows.size;
+      const int i = int(k % rows.size);
+      T sum = T(0);
+      if (!rows.frozen[i])
+        for (int j = 0; j < rows.size; ++j)
+          if (!rows.frozen[j]) sum += inverse[k * rows.size + j] * r[rows.at(b, j)];
+      const int64_t at = rows.at(b, i);
+      z[at] = sum;
+      own += double(r[at]) * double(sum);
+    });
+    store_partial(block, shared, own, partial);
+  }
+};
+
+// r = b − q, q = Ax
+template <class T>
+struct ResidualKernel {
+  static constexpr int kThreads = kVectorThreads, kBlocksPerMultiprocessor = 4;
+  using Shared = NoShared;
+  const SolveState* state;
+  int64_t count;
+  const T *b, *q;
+  T* r;
+
+  template <class Block>
+  NS_KERNEL void operator()(Block& block, Shared&) const {
+    if (!running(state)) return;
+    for_elements(block, count, [&](int64_t i) { r[i] = b[i] - q[i]; });
+  }
+};
+
+// From the new r·z: the next direction's factor, and whether the solve ends. first: of the right-hand side.
+struct DecideKernel {
+  static constexpr int kThreads = kVectorThreads, kBlocksPerMultiprocessor = 1;
+  using Shared = SumShared;
+  SolveState* state;
+  double* history;
+  bool first;
+  const double* partial;
+  int64_t num_partials;
+
+  template <class Block>
+  NS_KERNEL void operator()(Block& block, Shared& shared) const {
+    const bool go_on = running(state);
+    block.sync();  // before thread 0 changes it
+    if (!go_on) return;
+    const double rz = sum_partials(block, shared, partial, num_partials);
+    if (block.thread() != 0) return;
+    if (first) {
+      state->rhs_norm2 = rz;
+      history[0] = rz > 0.0 ? 1.0 : 0.0;
+      if (rz == 0.0)
+        state->status = int32_t(SolveStatus::zero_rhs);
+      else if (!(rz > 0.0) || !is_finite(rz))
+        state->status = int32_t(SolveStatus::breakdown);
+      state->beta = 0.0;
+    } else if (!(rz >= 0.0) || !is_finite(rz)) {
+      state->status = int32_t(SolveStatus::breakdown);
+      state->undo = 1;  // back to the last sound iterate
+    } else {
+      state->iterations += 1;
+      history[state->iterations] = ::sqrt(rz / state->rhs_norm2);
+      state->beta = rz / state->rz;
+      if (history[state->iterations] <= state->tolerance) state->status = int32_t(SolveStatus::converged);
+    }
+    state->rz = rz;
+  }
+};
+
+// p = z + beta·p while the solve goes on; after a breakdown x −= step·p, once.
+template <class T>
+struct DirectionKernel {
+  static constexpr int kThreads = kVectorThreads, kBlocksPerMultiprocessor = 4;
+  using Shared = NoShared;
+  const SolveState* state;
+  bool first;
+  int64_t count;
+  const T* z;
+  T *p, *x;
+
+  template <class Block>
+  NS_KERNEL void operator()(Block& block, Shared&) const {
+    if (running(state)) {
+      const T beta = T(state->beta);
+      for_elements(block, count, [&](int64_t i) { p[i] = first ? z[i] : z[i] + beta * p[i]; });
+    } else if (state->undo) {
+      const T step = T(state->step);
+      for_elements(block, count, [&](int64_t i) { x[i] -= step * p[i]; });
+    }
+  }
+};
+
+// So that an undone step is undone once.
+struct UndoneKernel {
+  static constexpr int kThreads = kWarp, kBlocksPerMultiprocessor = 1;
+  using Shared = NoShared;
+  SolveState* state;
+
+  template <class Block>
+  NS_KERNEL void operator()(Block& block, Shared&) const {
+    if (block.thread() == 0) state->undo = 0;
+  }
+};
+
+}  // namespace cuda
+}  // namespace ns_diff3r
