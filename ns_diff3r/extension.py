@@ -36,8 +36,8 @@ def cuda() -> ModuleType:
         return import_module("ns_diff3r._cuda")
     except ImportError as error:
         raise ImportError(
-            "ns_diff3r's compiled CUDA part is missing: install the package where nvcc (11.8 or newer) is found, or keep "
-            f"Gaussians and cameras on the CPU ({error})"
+            "ns_diff3r's compiled CUDA part is missing: install the package where nvcc (11.8 or newer) is found, or "
+            f"keep Gaussians and cameras on the CPU ({error})"
         ) from error
 
 

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The CUDA backend: the plan of a linearisation in torch's memory, its passes as launches on torch's current stream.
 
-`CudaLinearization` is the native linearisation over a `CudaPlan` instead of the CPU's compiled plan. On tensors of a CUDA
-device the kernels run there; on CPU tensors the same kernel bodies are executed thread by thread, which is how they are
-tested where there is no device, and far too slow for anything else. See docs/cuda.md.
+`CudaLinearization` is the native linearisation over a `CudaPlan` instead of the CPU's compiled plan. On tensors of a
+CUDA device the kernels run there; on CPU tensors the same kernel bodies are executed thread by thread, which is how they
+are tested where there is no device, and far too slow for anything else. See docs/cuda.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -18,12 +17,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from .. import extension
+from ..cuda_launch import current_stream, module_for, suffix_for
 from ..splats import Cameras, Gaussians
 from .config import RasterizationConfig
 from .native import Addresses, NativeLinearization, addresses
-
-_SUFFIXES = {torch.float32: "_float32", torch.float64: "_float64"}
 
 
 class CudaLinearization(NativeLinearization):
@@ -41,6 +38,21 @@ class CudaLinearization(NativeLinearization):
 
     def _build_plan(self) -> None:
         self._plan.build(self.gaussians, self.cameras, self.config, self._background)
+
+    # --- for solves that stay on the device ---
+
+    @property
+    def compiled_plan(self) -> Any:
+        """The plan of the compiled module (`ns_diff3r._cuda`), whose memory this object holds."""
+        return self._plan.plan
+
+    def exclusive(self) -> AbstractContextManager[Any]:
+        """Held while others launch products with this linearisation's work memory."""
+        return self._turn
+
+    def product_workspaces(self) -> dict[str, int]:
+        """Addresses of the work memory of Gauss-Newton products, by the names of csrc/cuda/solver.h."""
+        return self._plan.product_workspaces()
 
     @cached_property
     def _visible(self) -> Bool[Tensor, " N"]:
@@ -70,25 +82,14 @@ class CudaPlan:
     """
 
     def __init__(self, dtype: torch.dtype, device: torch.device) -> None:
-        if dtype not in _SUFFIXES or (device.type == "cuda" and dtype != torch.float32):
-            raise TypeError(f"the CUDA backend computes in float32, not {dtype}: convert with .to(dtype=torch.float32)")
-        self.module = extension.cuda() if device.type == "cuda" else extension.cuda_host()
+        self.suffix = suffix_for(dtype, device)
+        self.module = module_for(device)
         self.dtype = dtype
         self.device = device
-        self.suffix = _SUFFIXES[dtype]
         self.memory: dict[str, Tensor] = {}
         self._work: dict[str, Tensor] = {}
 
     # --- memory and streams ---
-
-    @contextmanager
-    def _stream(self) -> Iterator[int]:
-        """The handle of torch's current stream on the plan's device; 0 on the host."""
-        if self.device.type != "cuda":
-            yield 0
-            return
-        with torch.cuda.device(self.device):
-            yield torch.cuda.current_stream(self.device).cuda_stream
 
     def _empty(self, shape: int | tuple[int, ...], dtype: torch.dtype | None = None) -> Tensor:
         return torch.empty(shape, dtype=dtype or self.dtype, device=self.device)
@@ -102,6 +103,11 @@ class CudaPlan:
         if name not in self._work or self._work[name].numel() < numbers:
             self._work[name] = self._empty(numbers)
         return self._work[name].data_ptr()
+
+    def product_workspaces(self) -> dict[str, int]:
+        """Addresses of what a Gauss-Newton product writes in between."""
+        self._require_pairs()
+        return {"tangents": self._tangent_records(), "slots": self._slots(self.module.vjp_slot)}
 
     def _slots(self, numbers: int) -> int:
         return self._workspace("slots", self.plan.num_intersections * numbers)
@@ -149,7 +155,7 @@ class CudaPlan:
         )
         params = addresses(gaussians)
         self.plan.set_parameters(params)
-        with self._stream() as stream:
+        with current_stream(self.device) as stream:
             scan = self._empty(self.plan.scan_bytes(), torch.uint8)
             self.plan.project(scan.data_ptr(), scan.numel(), stream)
             self.plan.num_intersections = int(self.memory["record_slots"][-1]) & 0xFFFFFFFF
@@ -189,7 +195,7 @@ class CudaPlan:
                 masks=torch.empty_like(origin.memory["masks"]), contributes=self._empty(self.num_gaussians, torch.uint8)
             )
         self.plan.set_parameters(params)
-        with self._stream() as stream:
+        with current_stream(self.device) as stream:
             self.plan.reproject(origin.memory["flags"].data_ptr(), stream)
             if not frozen:
                 self.plan.make_masks(stream)
@@ -200,7 +206,7 @@ class CudaPlan:
             shape = (self.num_views, self.height, self.width)
             self._keep(stops=self._empty(shape, torch.int32), transmittances=self._empty(shape))
         self.has_pairs = linearize
-        with self._stream() as stream:
+        with current_stream(self.device) as stream:
             self.plan.render(rgb, alpha, depth, linearize, stream)
 
     def _require_pairs(self) -> None:
@@ -212,7 +218,7 @@ class CudaPlan:
     def jvp(self, tangents: Addresses, out: int, threads: int) -> None:
         """J v."""
         self._require_pairs()
-        with self._stream() as stream:
+        with current_stream(self.device) as stream:
             self.plan.jvp(tangents, self._tangent_records(), out, stream)
 
     def vjp(self, rgb: int, alpha: int, depth_sum: int, out: Addresses, camera_sums: int, threads: int) -> None:
@@ -223,27 +229,27 @@ class CudaPlan:
             blocks = -(-self.num_gaussians // self.module.camera_block)
             self._work["cameras"] = self._empty((self.num_views, blocks, 18), torch.float64)
             partial = self._work["cameras"].data_ptr()
-        with self._stream() as stream:
+        with current_stream(self.device) as stream:
             slots = self._slots(self.module.vjp_slot)
             self.plan.vjp(rgb, alpha, depth_sum, slots, out, partial, camera_sums, stream)
 
     def gauss_newton(self, tangents: Addresses, weights: int, out: Addresses, threads: int) -> None:
         """JᵀWJ v for a diagonal W."""
         self._require_pairs()
-        with self._stream() as stream:
+        with current_stream(self.device) as stream:
             slots = self._slots(self.module.vjp_slot)
             self.plan.gauss_newton(tangents, weights, self._tangent_records(), slots, out, stream)
 
     def blocks(self, weights: int, diagonal: Addresses, geometry: int, sh: int, threads: int) -> None:
         """diag(JᵀWJ) and, at addresses that are not 0, its blocks."""
         self._require_pairs()
-        with self._stream() as stream:
+        with current_stream(self.device) as stream:
             self.plan.blocks(weights, self._slots(self.module.moment_slot), diagonal, geometry, sh, stream)
 
     def vjp_tangent(self, tangents: Addresses, u: int, du: int, out: Addresses, threads: int) -> None:
         """Jᵀdu + d/dε J(θ + εv)ᵀu."""
         self._require_pairs()
-        with self._stream() as stream:
+        with current_stream(self.device) as stream:
             slots = self._slots(self.module.tangent_slot)
             self.plan.vjp_tangent(tangents, u, du, self._tangent_records(), slots, out, stream)
 

@@ -188,9 +188,7 @@ struct StepLengthKernel {
 
   template <class Block>
   NS_KERNEL void operator()(Block& block, Shared& shared) const {
-    const bool go_on = running(state);
-    block.sync();  // before thread 0 changes it
-    if (!go_on) return;
+    if (!running(state)) return;  // thread 0 changes that only behind the barriers of the sum
     const double curvature = sum_partials(block, shared, partial, num_partials);
     if (block.thread() != 0) return;
     state->step = state->rz / curvature;
@@ -291,9 +289,7 @@ struct DecideKernel {
 
   template <class Block>
   NS_KERNEL void operator()(Block& block, Shared& shared) const {
-    const bool go_on = running(state);
-    block.sync();  // before thread 0 changes it
-    if (!go_on) return;
+    if (!running(state)) return;  // thread 0 changes that only behind the barriers of the sum
     const double rz = sum_partials(block, shared, partial, num_partials);
     if (block.thread() != 0) return;
     if (first) {
