@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The threads of a block, and the blocks, in any order: the same bits. And proof that a missing barrier would show."""
 
+import faulthandler
 import os
 
 import pytest
@@ -86,6 +87,7 @@ def noticed(kernels, expected, index: int) -> bool:
         child = os.fork()
         if child == 0:
             status = 1
+            faulthandler.disable()
             try:
                 torch.set_num_threads(1)
                 kernels.set_thread_order(order, seed)
