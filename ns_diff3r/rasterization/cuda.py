@@ -2,8 +2,8 @@
 """The CUDA backend: the plan of a linearisation in torch's memory, its passes as launches on torch's current stream.
 
 `CudaLinearization` is the native linearisation over a `CudaPlan` instead of the CPU's compiled plan. On tensors of a
-CUDA device the kernels run there; on CPU tensors the same kernel bodies are executed thread by thread, which is how they
-are tested where there is no device, and far too slow for anything else. See docs/cuda.md.
+CUDA device the kernels run there; on CPU tensors the same kernel bodies are executed thread by thread, which is how
+they are tested where there is no device, and far too slow for anything else. See docs/cuda.md.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from jaxtyping import Bool, Float
@@ -21,6 +22,8 @@ from ..cuda_launch import current_stream, module_for, suffix_for
 from ..splats import Cameras, Gaussians
 from .config import RasterizationConfig
 from .native import Addresses, NativeLinearization, addresses
+
+_camera_rows: WeakKeyDictionary[Cameras, tuple[tuple[object, ...], Tensor]] = WeakKeyDictionary()
 
 
 class CudaLinearization(NativeLinearization):
@@ -139,12 +142,8 @@ class CudaPlan:
         n, coefficients = gaussians.num_gaussians, (gaussians.sh_degree + 1) ** 2
         self._begin((n, coefficients, cameras.num_views, cameras.width, cameras.height), asdict(config))
         records = self.num_views * n
-        viewmats, Ks = (x.detach().double().cpu().numpy() for x in (cameras.viewmats, cameras.Ks))
-        rows = getattr(self.module, "cameras" + self.suffix)(
-            viewmats, Ks, cameras.width, cameras.height, config.clamp == "inria"
-        )
         self._keep(
-            cameras=torch.from_numpy(rows).to(self.device),
+            cameras=self._camera_rows(cameras, config.clamp),
             background=background.to(self.dtype).to(self.device),
             records=self._empty((records, self.module.record_numbers)),
             flags=self._empty(records, torch.uint8),
@@ -160,6 +159,20 @@ class CudaPlan:
             self.plan.project(scan.data_ptr(), scan.numel(), stream)
             self.plan.num_intersections = int(self.memory["record_slots"][-1]) & 0xFFFFFFFF
             self._make_lists(stream)
+
+    def _camera_rows(self, cameras: Cameras, clamp: str) -> Tensor:
+        """The cameras as the kernels read them; once made they stay, since TTO linearises again and again."""
+        versions = (cameras.viewmats._version, cameras.Ks._version, clamp, self.dtype, self.device)
+        known = _camera_rows.get(cameras)
+        if known is not None and known[0] == versions:
+            return known[1]
+        viewmats, Ks = (x.detach().double().cpu().numpy() for x in (cameras.viewmats, cameras.Ks))
+        rows = getattr(self.module, "cameras" + self.suffix)(
+            viewmats, Ks, cameras.width, cameras.height, clamp == "inria"
+        )
+        tensor = torch.from_numpy(rows).to(self.device)
+        _camera_rows[cameras] = (versions, tensor)
+        return tensor
 
     def _make_lists(self, stream: int) -> None:
         count, key_bytes = self.plan.num_intersections, getattr(self.module, "key_bytes" + self.suffix)

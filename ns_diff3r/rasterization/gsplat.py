@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """gsplat as a backend, chosen by name, on CUDA: the other side of comparisons and benchmarks.
 
-It renders and differentiates by autograd; forward mode, frozen decisions and repeatable gradients it does not have. Each
-version implements one preset, and is refused for others.
+It renders and differentiates by autograd; forward mode, frozen decisions and repeatable gradients it does not have.
+Each version implements one preset, and is refused for others.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def check_preset(config: RasterizationConfig) -> None:
     if found is None:
         raise ValueError('backend="gsplat" needs gsplat 1.4.0 or 1.5.3, which is not installed; use backend="native"')
     if found not in VERSIONS:
-        raise ValueError(f"gsplat {found} implements none of our presets; install 1.4.0 or 1.5.3, or use another backend")
+        raise ValueError(f"gsplat {found} implements none of our presets; use 1.4.0 or 1.5.3, or another backend")
     own = PRESETS[VERSIONS[found]]
     if replace(config, **{name: getattr(own, name) for name in ARGUMENTS}) != own:
         raise ValueError(

@@ -2,8 +2,8 @@
 """The solver's passes as CUDA kernels: fused inner steps, pixel losses, SSIM and its products.
 
 The same functions as the compiled CPU loops (`vector_ops`, `penalties`, `ssim`). On CPU tensors the kernels are
-executed on the host, thread by thread: for tests. Sums are made in two stages of fixed order in float64; where a function
-returns numbers, it waits for the device.
+executed on the host, thread by thread: for tests. Sums are made in two stages of fixed order in float64; where a
+function returns numbers, it waits for the device.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ def inner_step(
     """
     theta = vectors[0]
     assert theta is not None
-    ranges = [tuple(r) for r in ranges]
-    statistics = _sums(theta, 2, len(ranges))
-    partial = _sums(theta, module_for(theta.device).step_partials(ranges))
+    rows = [tuple(r) for r in ranges]
+    statistics = _sums(theta, 2, len(rows))
+    partial = _sums(theta, module_for(theta.device).step_partials(rows))
     addresses = [address(vector, theta) for vector in vectors]
-    _call("inner_step", theta, kind, ranges, addresses, rates, partial.data_ptr(), statistics.data_ptr())
+    _call("inner_step", theta, kind, rows, addresses, rates, partial.data_ptr(), statistics.data_ptr())
     return statistics
 
 
@@ -93,7 +93,10 @@ def ssim_target(image: Images) -> tuple[Images, Images]:
     return mean, variance
 
 
-def ssim_value(rendered: Images, target: tuple[Images, Images, Images]) -> tuple[Images, float, tuple[Images, ...]]:
+Three = tuple[Images, Images, Images]
+
+
+def ssim_value(rendered: Images, target: Three) -> tuple[Images, float, Three]:
     """SSIM of every window against (image, means, variances), its sum, and the three partial derivatives."""
     values, a, b, c = (torch.empty_like(rendered) for _ in range(4))
     shape = tuple(rendered.shape)
@@ -126,9 +129,9 @@ def ssim_vjp(
     return out
 
 
-def ssim_partials_jvp(rendered: Images, target: tuple[Images, Images, Images], v: Images) -> tuple[Images, ...]:
+def ssim_partials_jvp(rendered: Images, target: Three, v: Images) -> Three:
     """Derivatives of the three partial derivatives along v."""
-    tangents = tuple(torch.empty_like(rendered) for _ in range(3))
+    tangents = (torch.empty_like(rendered), torch.empty_like(rendered), torch.empty_like(rendered))
     addresses = (address(x, rendered) for x in (rendered, *target, v, *tangents))
     _call("ssim_partials_jvp", rendered, tuple(rendered.shape), *addresses)
     return tangents

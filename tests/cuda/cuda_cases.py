@@ -30,7 +30,13 @@ def dtypes_at(place: str) -> tuple[torch.dtype, float]:
 
 
 def cuda_linearization(
-    gaussians: Gaussians, cameras: Cameras, place="cpu", preset="gsplat-1.4.0", background=None, antialiased=False, **more
+    gaussians: Gaussians,
+    cameras: Cameras,
+    place="cpu",
+    preset="gsplat-1.4.0",
+    background=None,
+    antialiased=False,
+    **more,
 ) -> CudaLinearization:
     """The CUDA backend's linearisation with its tensors at `place`."""
     config = resolve_preset(preset, antialiased)

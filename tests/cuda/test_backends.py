@@ -39,7 +39,7 @@ def test_device_backends_refuse_cpu_tensors(backend):
 
 
 def test_precision_of_a_device():
-    with pytest.raises(TypeError, match="computes in float32, not torch.float64"):
+    with pytest.raises(TypeError, match=r"computes in float32, not torch\.float64"):
         CudaPlan(torch.float64, torch.device("cuda"))
 
 

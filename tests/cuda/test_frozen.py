@@ -80,7 +80,7 @@ def test_at_the_same_point_nothing_changes(freeze, place):
 @pytest.mark.parametrize("place", PLACES)
 def test_gradient_of_render(place):
     require(place)
-    dtype, tolerance = dtypes_at(place)
+    dtype, _ = dtypes_at(place)
     gaussians, cameras = make_scene("generic", 1, 24, 2, SIZE, dtype)
     value = cuda_linearization(gaussians, cameras, place)
     u = random_images(value.cameras, 0, dtype)

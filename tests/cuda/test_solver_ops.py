@@ -10,7 +10,11 @@ from ns_diff3r.solver.vector_ops import ParameterRange
 from tests.cuda.cuda_cases import PLACES, dtypes_at, require
 
 places = pytest.mark.parametrize("place", PLACES)
-RANGES = [ParameterRange(0, 2500, 0.1, False), ParameterRange(2500, 2501, 0.2, True), ParameterRange(2501, 4099, 0.3, False)]
+RANGES = [
+    ParameterRange(0, 2500, 0.1, False),
+    ParameterRange(2500, 2501, 0.2, True),
+    ParameterRange(2501, 4099, 0.3, False),
+]
 
 
 def numbers(*shape, seed=0):

@@ -53,7 +53,7 @@ def test_unknown_preset(function):
 
 @DRAWING
 def test_unknown_backend(function):
-    with pytest.raises(ValueError, match=r"unknown backend 'opengl'.*'native', 'reference'"):
+    with pytest.raises(ValueError, match=r"unknown backend 'opengl'.*'native'.*'reference'"):
         function(*scene(), backend="opengl")
 
 
