@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -56,8 +57,7 @@ def check_preset(config: RasterizationConfig) -> None:
 def load() -> Callable[..., Any] | None:
     """gsplat's `rasterization`, or None, after one warning, where it cannot be imported, built or run."""
     try:
-        from gsplat import rasterization  # pyright: ignore[reportMissingImports]
-
+        rasterization = import_module("gsplat").rasterization
         point = {"device": "cuda", "dtype": torch.float32}
         rasterization(  # its kernels are compiled at the first call
             means=torch.tensor([[0.0, 0.0, 2.0]], **point),

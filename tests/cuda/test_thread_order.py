@@ -29,7 +29,7 @@ def kernels():
 
 def everything() -> dict[str, torch.Tensor]:
     """Every kernel there is, on a scene whose lists take several batches and whose cells see different Gaussians."""
-    gaussians, cameras = make_scene("generic", 1, 300, 1, (13, 17), torch.float32)
+    gaussians, cameras = make_scene("generic", 1, 210, 1, (13, 17), torch.float32)
     gaussians.scales[:] -= 0.7
     gaussians.opacities[:] -= 2.0
     linearization = cuda_linearization(gaussians, cameras)
@@ -51,7 +51,7 @@ def everything() -> dict[str, torch.Tensor]:
     out["adam"] = vectors[-1]
     curvature = ImageLoss(ssim_weight=0.0).linearize(linearization.rgb, images).curvature
     operator = NormalOperator(linearization, curvature, images.numel(), torch.full_like(theta, 1e-2))
-    result = pcg(operator, linearization.vjp(images).flatten(), PCGConfig(max_iterations=3, refresh_every=2))
+    result = pcg(operator, linearization.vjp(images).flatten(), PCGConfig(max_iterations=2, refresh_every=2))
     out |= {"solution": result.solution, "residuals": torch.tensor(result.residual_history)}
     return out
 

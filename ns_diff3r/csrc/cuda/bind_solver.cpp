@@ -157,17 +157,25 @@ SolveProblem<T> problem_from(const Scene<T>& scene, int64_t count, double scale,
 }
 
 template <class T>
+struct Solve {
+  SolveProblem<T> problem;
+  std::shared_ptr<void> graph;
+};
+
+template <class T>
 void bind_solve(py::module_& m, const std::string& suffix) {
-  using P = SolveProblem<T>;
+  using P = Solve<T>;
   py::class_<P>(m, ("Solve" + suffix).c_str())
-      .def_property_readonly("num_partials", [](const P& s) { return solve_partials(s); })
-      .def("set_partial", [](P& s, Address partial) { s.partial = pointer<double>(partial); })
-      .def("begin", [](const P& s, double tolerance, Address stream) { begin_solve(s, tolerance, stream); })
-      .def("iterate", [](const P& s, int count, bool refresh, Address stream) { iterate(s, count, refresh, stream); });
+      .def_property_readonly("num_partials", [](const P& s) { return solve_partials(s.problem); })
+      .def("set_partial", [](P& s, Address partial) { s.problem.partial = pointer<double>(partial); })
+      .def("begin", [](const P& s, double tolerance, Address stream) { begin_solve(s.problem, tolerance, stream); })
+      .def("iterate", [](P& s, int count, bool refresh, Address stream) {
+        iterate(s.problem, s.graph, count, refresh, stream);
+      });
   m.def(("solve" + suffix).c_str(), [](const Plan<T>& plan, int64_t count, double scale, const std::vector<Range>& ranges,
                                        const std::vector<std::tuple<Address, int64_t, int, std::vector<Row>>>& blocks,
                                        const std::map<std::string, Address>& at) {
-    return problem_from(plan.scene, count, scale, ranges, blocks, at);
+    return Solve<T>{problem_from(plan.scene, count, scale, ranges, blocks, at), nullptr};
   });
 }
 

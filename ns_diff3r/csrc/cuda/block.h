@@ -60,7 +60,11 @@ NS_KERNEL float power_of_two(float x) {
   return y;
 }
 NS_KERNEL double power_of_two(double x) { return ::exp2(x); }
-NS_KERNEL float reciprocal(float x) { return __frcp_rn(x); }
+NS_KERNEL float reciprocal(float x) {
+  float y;
+  asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));  // to one unit in the last place
+  return y;
+}
 NS_KERNEL double reciprocal(double x) { return __drcp_rn(x); }
 #else
 NS_KERNEL int popcount(uint32_t x) { return __builtin_popcount(x); }

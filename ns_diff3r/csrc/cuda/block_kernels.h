@@ -76,7 +76,8 @@ struct BlockKernel {
       for (int k = 0; k < P * P; ++k) geometry[k] = T(0);
     if (sh)
       for (int k = 0; k < 3 * K * K; ++k) sh[k] = T(0);
-    zero_sh(out.diagonal, K, i);
+    ShSum<T> colors(out.diagonal, K, i);
+    colors.clear();
     T diagonal[P];
     for (int p = 0; p < P; ++p) diagonal[p] = T(0);
     const Geometry<T> g = load_geometry(scene.params, i);
@@ -110,7 +111,7 @@ struct BlockKernel {
       const Vec3<T> cc = clamp_color_vjp<T>(decisions, {moments[33], moments[34], moments[35]});
       const ViewDirection<T> direction = view_direction(camera, g.mean, K);
       for_each_sh_basis(K, direction.unit, [&](int k, const T& y, const T&, const T&, const T&) {
-        add_sh(out.diagonal, K, i, k, scaled(cc, y * y));
+        colors.add(k, scaled(cc, y * y));
       });
       if (!sh) continue;
       T basis[kMaxShBases];
@@ -123,6 +124,7 @@ struct BlockKernel {
           sh[(2 * K + k) * K + m] += value.z;
         }
     }
+    colors.store();
     store_geometry(out.diagonal, i,
                    Geometry<T>{{diagonal[0], diagonal[1], diagonal[2]},
                                {diagonal[3], diagonal[4], diagonal[5], diagonal[6]},

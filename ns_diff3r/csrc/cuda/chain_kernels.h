@@ -61,9 +61,14 @@ struct TangentKernel {
 // Sums of `Numbers` numbers over the slots of a record, which lie one behind the other.
 template <int Numbers, int Slot, class T>
 NS_KERNEL void gather(const Scene<T>& scene, int64_t record, const T* slots, T (&sums)[Numbers]) {
+  struct alignas(16) Whole {  // read sixteen bytes at a time
+    T numbers[Slot];
+  };
   for (int k = 0; k < Numbers; ++k) sums[k] = T(0);
-  for (int64_t s = scene.record_slots[record]; s < scene.record_slots[record + 1]; ++s)
-    NS_UNROLL for (int k = 0; k < Numbers; ++k) sums[k] += slots[s * Slot + k];
+  for (int64_t s = scene.record_slots[record]; s < scene.record_slots[record + 1]; ++s) {
+    const Whole slot = reinterpret_cast<const Whole*>(slots)[s];
+    NS_UNROLL for (int k = 0; k < Numbers; ++k) sums[k] += slot.numbers[k];
+  }
 }
 
 // Cotangents of the screen numbers from the numbers of a slot; sum(i) gives number i.
@@ -125,9 +130,10 @@ struct CotangentKernel {
     if (!Cameras && !exists) return;
     const int K = scene.num_sh_bases;
     Geometry<T> total = zero_geometry<T>(), g = zero_geometry<T>();
+    ShSum<T> colors(out, K, i);
     if (exists) {
       g = load_geometry(scene.params, i);
-      zero_sh(out, K, i);
+      colors.clear();
     }
     for (int view = 0; view < scene.num_views; ++view) {
       const int64_t record = view * scene.num_gaussians + i;
@@ -146,7 +152,7 @@ struct CotangentKernel {
         Geometry<T> v_geometry = project_vjp(camera, projected, decisions, scene.config.antialiased, v, v_camera);
         const Vec3<T> v_mean_sh = color_cotangents(
             K, view_direction(camera, g.mean, K), [&](int k) { return load_sh(scene.params, K, i, k); },
-            clamp_color_vjp<T>(decisions, v.color), [&](int k, const Vec3<T>& c) { add_sh(out, K, i, k, c); });
+            clamp_color_vjp<T>(decisions, v.color), [&](int k, const Vec3<T>& c) { colors.add(k, c); });
         if constexpr (Cameras) camera_cotangents(camera, projected, g.mean, v_camera, v_mean_sh, of_camera);
         v_geometry.mean = v_geometry.mean + v_mean_sh;
         accumulate(total, v_geometry);
@@ -157,7 +163,9 @@ struct CotangentKernel {
           if (block.thread() == 0) camera_partial[(view * num_blocks + block.index()) * kCameraSums + k] = sum;
         }
     }
-    if (exists) store_geometry(out, i, total);
+    if (!exists) return;
+    store_geometry(out, i, total);
+    colors.store();
   }
 };
 
@@ -213,7 +221,8 @@ struct CotangentTangentKernel {
     const int K = scene.num_sh_bases;
     const RasterizationConfig<T>& config = scene.config;
     Geometry<T> total = zero_geometry<T>();
-    zero_sh(out, K, i);
+    ShSum<T> colors(out, K, i);
+    colors.clear();
     const Geometry<D> geometry = dual_geometry(load_geometry(scene.params, i), load_geometry(tangents, i));
     for (int view = 0; view < scene.num_views; ++view) {
       const int64_t record = view * scene.num_gaussians + i;
@@ -237,13 +246,14 @@ struct CotangentTangentKernel {
             return Vec3<D>{D(c.x, t.x), D(c.y, t.y), D(c.z, t.z)};
           },
           clamp_color_vjp<D>(decisions, v.color),
-          [&](int k, const Vec3<D>& c) { add_sh(out, K, i, k, tangent_of(c)); });
+          [&](int k, const Vec3<D>& c) { colors.add(k, tangent_of(c)); });
       accumulate(total, Geometry<T>{tangent_of(v_geometry.mean + v_mean_sh),
                                     {v_geometry.quat.w.d, v_geometry.quat.x.d, v_geometry.quat.y.d, v_geometry.quat.z.d},
                                     tangent_of(v_geometry.scale),
                                     v_geometry.opacity.d});
     }
     store_geometry(out, i, total);
+    colors.store();
   }
 };
 

@@ -64,10 +64,28 @@ NS_KERNEL void add_sh(const GaussianOutputs<T>& out, int num_bases, int64_t i, i
   T* c = sh_address(out.sh0, out.shN, num_bases, i, k);
   c[0] += v.x, c[1] += v.y, c[2] += v.z;
 }
+// Adds up the colour coefficients of one Gaussian over its views: the constant one, often the only one, in registers, the
+// others in the output itself.
 template <class T>
-NS_KERNEL void zero_sh(const GaussianOutputs<T>& out, int num_bases, int64_t i) {
-  for (int k = 0; k < num_bases; ++k) store_sh(out, num_bases, i, k, {T(0), T(0), T(0)});
-}
+struct ShSum {
+  const GaussianOutputs<T>& out;
+  int num_bases;
+  int64_t i;
+  Vec3<T> constant;
+
+  NS_KERNEL ShSum(const GaussianOutputs<T>& out_, int num_bases_, int64_t i_)
+      : out(out_), num_bases(num_bases_), i(i_), constant{T(0), T(0), T(0)} {}
+  NS_KERNEL void clear() const {
+    for (int k = 1; k < num_bases; ++k) store_sh(out, num_bases, i, k, {T(0), T(0), T(0)});
+  }
+  NS_KERNEL void add(int k, const Vec3<T>& v) {
+    if (k == 0)
+      constant = constant + v;
+    else
+      add_sh(out, num_bases, i, k, v);
+  }
+  NS_KERNEL void store() const { store_sh(out, num_bases, i, 0, constant); }
+};
 
 // Σ_k Y_k sh(k) + 1/2, before the clamp at 0; V is T or its dual, sh(k) a Vec3<V>.
 template <class V, class Sh>

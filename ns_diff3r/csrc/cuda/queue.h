@@ -4,6 +4,7 @@
 #pragma once
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <stdexcept>
 #include <string>
 
@@ -100,14 +101,21 @@ struct Queue {
   }
   uintptr_t handle() const { return reinterpret_cast<uintptr_t>(stream); }
 
-  // Runs `once(queue)` (which only launches) `count` times: recorded once as a graph, so that a launch costs next to
-  // nothing. Recorded on a stream of its own, since the legacy stream, torch's default, cannot be.
+  // Runs `once(queue)` (which only launches) `count` times: recorded as a graph, so that a launch costs next to nothing;
+  // `graph`, empty at first, keeps it. Recorded on a stream of its own, since the legacy stream, torch's default, cannot be.
   template <class Once>
-  void repeat(int count, const Once& once) const {
-    if (count < 2) {
-      if (count == 1) once(*this);
-      return;
+  void repeat(int count, std::shared_ptr<void>& graph, const Once& once) const {
+    if (!graph && count > 0) {  // once outside, so that all kernels are loaded before they are recorded
+      once(*this);
+      if (--count > 0) graph = record(once);
     }
+    for (int i = 0; i < count; ++i)
+      check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph.get()), stream), "launching a graph");
+  }
+
+ private:
+  template <class Once>
+  static std::shared_ptr<void> record(const Once& once) {
     cudaStream_t recorder;
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t executable = nullptr;
@@ -124,11 +132,11 @@ struct Queue {
       status = cudaStreamEndCapture(recorder, &graph);
     }
     if (status == cudaSuccess) status = cudaGraphInstantiateWithFlags(&executable, graph, 0);
-    for (int i = 0; i < count && status == cudaSuccess; ++i) status = cudaGraphLaunch(executable, stream);
-    if (executable) cudaGraphExecDestroy(executable);  // what is under way ends first
     if (graph) cudaGraphDestroy(graph);
     cudaStreamDestroy(recorder);
-    check(status, "repeating launches as a graph");
+    check(status, "recording launches as a graph");
+    // destroyed behind what is under way
+    return std::shared_ptr<void>(executable, [](void* e) { cudaGraphExecDestroy(static_cast<cudaGraphExec_t>(e)); });
   }
 };
 
@@ -172,7 +180,7 @@ struct Queue {
   uintptr_t handle() const { return 0; }
 
   template <class Once>
-  void repeat(int count, const Once& once) const {
+  void repeat(int count, std::shared_ptr<void>&, const Once& once) const {
     for (int i = 0; i < count; ++i) once(*this);
   }
 };

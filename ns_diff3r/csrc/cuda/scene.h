@@ -33,12 +33,12 @@ enum RecordFlags : uint8_t {
   kXLow = 1, kXHigh = 2, kYLow = 4, kYHigh = 8, kRedShows = 16, kGreenShows = 32, kBlueShows = 64, kVisible = 128
 };
 
-struct Tiles {  // end exclusive
+struct alignas(8) Tiles {  // end exclusive
   uint16_t x0, y0, x1, y1;
 };
 
 // A tile's list names records; a slot is where the tile's sums for that record go. Slots lie by record.
-struct Entry {
+struct alignas(8) Entry {
   uint32_t record, slot;
 };
 

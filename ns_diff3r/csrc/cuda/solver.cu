@@ -138,9 +138,9 @@ void begin_solve(const SolveProblem<T>& s, double tolerance, uintptr_t stream) {
 }
 
 template <class T>
-void iterate(const SolveProblem<T>& s, int count, bool refresh, uintptr_t stream) {
+void iterate(const SolveProblem<T>& s, std::shared_ptr<void>& graph, int count, bool refresh, uintptr_t stream) {
   const Queue queue(stream);
-  queue.repeat(refresh ? count - 1 : count, [&](const Queue& q) { one_iteration(q, s, false); });
+  queue.repeat(refresh ? count - 1 : count, graph, [&](const Queue& q) { one_iteration(q, s, false); });
   if (refresh && count > 0) one_iteration(queue, s, true);
 }
 
@@ -148,7 +148,7 @@ void iterate(const SolveProblem<T>& s, int count, bool refresh, uintptr_t stream
   template void inner_step(StepKernel<T>, double*, uintptr_t);        \
   template int64_t solve_partials(const SolveProblem<T>&);            \
   template void begin_solve(const SolveProblem<T>&, double, uintptr_t); \
-  template void iterate(const SolveProblem<T>&, int, bool, uintptr_t);
+  template void iterate(const SolveProblem<T>&, std::shared_ptr<void>&, int, bool, uintptr_t);
 NS_INSTANTIATE(float)
 #if !defined(__CUDACC__)
 NS_INSTANTIATE(double)

@@ -2,9 +2,12 @@
 // The solver's passes as launches: image losses, inner steps, and conjugate gradients wholly on the device. As in
 // rasterizer.h all memory is the caller's, and nothing waits.
 #pragma once
+#include <memory>
+
 #include "../cpu/image_ops.h"
 #include "rasterizer.h"
-#include "vector_kernels.h"
+#include "pcg_kernels.h"
+#include "step_kernels.h"
 
 namespace ns_diff3r {
 namespace cuda {
@@ -76,8 +79,9 @@ int64_t solve_partials(const SolveProblem<T>& problem);
 template <class T>
 void begin_solve(const SolveProblem<T>& problem, double tolerance, uintptr_t stream);
 // `count` iterations, those after the end of the solve without effect; refresh: the last one computes r = b − Ax anew.
+// `graph`, empty at first, keeps the recorded iteration of this problem.
 template <class T>
-void iterate(const SolveProblem<T>& problem, int count, bool refresh, uintptr_t stream);
+void iterate(const SolveProblem<T>& problem, std::shared_ptr<void>& graph, int count, bool refresh, uintptr_t stream);
 
 }  // namespace cuda
 }  // namespace ns_diff3r
