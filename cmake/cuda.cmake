@@ -4,11 +4,19 @@
 set(NS_DIFF3R_CUDA auto CACHE STRING "Build the CUDA kernels: on, off, or auto (where a toolkit is found)")
 set(NS_DIFF3R_CUDA_ARCHITECTURES "" CACHE STRING
     "Architectures to compile for, as in CMAKE_CUDA_ARCHITECTURES; empty: all in use that the toolkit knows, and PTX")
-option(NS_DIFF3R_CUDA_HOST "Build the host-executed CUDA kernels that the tests use" ON)
+set(ns_have_fibres ON)
+if(WIN32)  # host_block.cpp needs ucontext
+  set(ns_have_fibres OFF)
+endif()
+option(NS_DIFF3R_CUDA_HOST "Build the host-executed CUDA kernels that the tests use" ${ns_have_fibres})
 set_property(CACHE NS_DIFF3R_CUDA PROPERTY STRINGS auto on off)
 string(TOLOWER "${NS_DIFF3R_CUDA}" ns_cuda)
 if(NOT ns_cuda MATCHES "^(auto|on|off)$")
   message(FATAL_ERROR "NS_DIFF3R_CUDA must be auto, on or off, not ${NS_DIFF3R_CUDA}")
+endif()
+
+if(NS_DIFF3R_SANITIZE)  # sanitizers know neither fibres nor devices
+  return()
 endif()
 
 set(CUDA_SOURCES rasterizer_lists rasterizer_products rasterizer_curvature image_ops solver)

@@ -56,6 +56,7 @@ def cuda_host() -> ModuleType:
         ) from error
 
 
+@lru_cache(maxsize=1)
 def has_cuda() -> bool:
     """Whether this installation has CUDA kernels; the machine need not have a device."""
     return find_spec("ns_diff3r._cuda") is not None
