@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from importlib import import_module
+from importlib.util import find_spec
 from types import ModuleType
 
 
@@ -24,9 +25,46 @@ def cpu() -> ModuleType:
         ) from error
 
 
+@lru_cache(maxsize=1)
+def cuda() -> ModuleType:
+    """The CUDA kernels (`ns_diff3r._cuda`). Only for when torch sees a device.
+
+    Raises:
+        ImportError: the package was built without them; says how to build it.
+    """
+    try:
+        return import_module("ns_diff3r._cuda")
+    except ImportError as error:
+        raise ImportError(
+            "ns_diff3r's compiled CUDA part is missing: install the package where nvcc (11.8 or newer) is found, or "
+            f"keep Gaussians and cameras on the CPU ({error})"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def cuda_host() -> ModuleType:
+    """The CUDA kernels executed on the host, thread by thread (`ns_diff3r._cuda_host`): for tests.
+
+    Raises:
+        ImportError: the package was built without them.
+    """
+    try:
+        return import_module("ns_diff3r._cuda_host")
+    except ImportError as error:
+        raise ImportError(
+            f"the host-executed CUDA kernels were not built: configure with -DNS_DIFF3R_CUDA_HOST=ON ({error})"
+        ) from error
+
+
+@lru_cache(maxsize=1)
+def has_cuda() -> bool:
+    """Whether this installation has CUDA kernels; the machine need not have a device."""
+    return find_spec("ns_diff3r._cuda") is not None
+
+
 def device_types() -> tuple[str, ...]:
     """Types of torch devices that the kernels of this installation draw on; the machine need not have one."""
-    return ("cpu",)
+    return ("cpu", "cuda") if has_cuda() else ("cpu",)
 
 
 def num_threads() -> int:
@@ -38,4 +76,12 @@ def num_threads() -> int:
 
 def describe() -> str:
     """One line: which kernels are used and why."""
-    return f"CPU kernels, {cpu().instruction_set()} instructions, {num_threads()} threads"
+    import torch
+
+    host = f"CPU kernels, {cpu().instruction_set()} instructions, {num_threads()} threads"
+    if not has_cuda():
+        return f"{host}; built without CUDA kernels"
+    if not torch.cuda.is_available():
+        return f"{host}; CUDA kernels are installed, but torch sees no device"
+    name, module = torch.cuda.get_device_name(), cuda()
+    return f"CUDA kernels ({module.architectures()}) for tensors on {name}; {host} for others"

@@ -8,7 +8,7 @@ build=${BUILD_DIR:-$root/build/inplace}
 cmake -S "$root" -B "$build" -G Ninja -DPython_EXECUTABLE="$(command -v "$python")" "$@" >/dev/null
 cmake --build "$build"
 # Replaced in one step: a running process keeps the file it has mapped.
-for library in "$build"/_cpu*.so; do
+for library in "$build"/_c*.so; do
   cp "$library" "$root/ns_diff3r/.$(basename "$library").new"
   mv "$root/ns_diff3r/.$(basename "$library").new" "$root/ns_diff3r/$(basename "$library")"
 done

@@ -157,14 +157,14 @@ def sphere_radius(sigma: Tensor, pixel: Tensor, K: Tensor) -> Tensor:
 def random_tangent(like: Gaussians, seed: int = 0) -> Gaussians:
     """A Gaussians-shaped direction of standard normal numbers."""
     random = torch.Generator().manual_seed(seed)
-    return like.map(lambda leaf: torch.randn(leaf.shape, generator=random, dtype=torch.float64).to(leaf.dtype))
+    return like.map(lambda leaf: torch.randn(leaf.shape, generator=random, dtype=torch.float64).to(leaf))
 
 
 def random_images(cameras: Cameras, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
     """Images [V, H, W, 3] of standard normal numbers."""
     random = torch.Generator().manual_seed(seed)
     shape = (cameras.num_views, cameras.height, cameras.width, 3)
-    return torch.randn(shape, generator=random, dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=random, dtype=torch.float64).to(cameras.device, dtype)
 
 
 def dot(a: Gaussians, b: Gaussians) -> float:

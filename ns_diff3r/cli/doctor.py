@@ -28,6 +28,8 @@ class Doctor:
             table.add_row(f"{package} (optional)", _version(package))
         table.add_row("device", _device())
         table.add_row("kernels", _kernels())
+        table.add_row("CUDA kernels", _cuda())
+        table.add_row("gsplat backend", _gsplat())
         problem, state = _rendering()
         table.add_row("rendering", state)
         Console().print(table)
@@ -59,6 +61,38 @@ def _kernels() -> str:
         return extension.describe()
     except ImportError as error:
         return f"MISSING: {error}"
+
+
+def _cuda() -> str:
+    """Whether the package has them and torch can use them; where one is missing, what to do."""
+    import torch
+
+    from .. import extension
+
+    if not extension.has_cuda():
+        if not torch.cuda.is_available():
+            return "not built, and torch sees no device"
+        return "not built: install the package where nvcc (11.8 or newer) is found"
+    try:
+        module = extension.cuda()
+    except ImportError as error:
+        return f"BROKEN: {error}"
+    built = f"for {module.architectures()}, runtime {module.runtime_version() // 1000}"
+    if torch.cuda.is_available():
+        return f"{built}; used for tensors on {torch.cuda.get_device_name()}"
+    missing = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no device (driver?)"
+    return f"{built}; not used, {missing}"
+
+
+def _gsplat() -> str:
+    """Which of our presets the installed gsplat draws."""
+    from ..rasterization import gsplat
+
+    version = gsplat.installed_version()
+    if version is None:
+        return "not installed (optional)"
+    preset = gsplat.VERSIONS.get(version)
+    return f'{version}, draws "{preset}" on CUDA' if preset else f"{version}: draws none of our presets"
 
 
 def _rendering() -> tuple[bool, str]:

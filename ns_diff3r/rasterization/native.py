@@ -54,13 +54,13 @@ def background_per_view(
     if background is None:
         return torch.zeros(cameras.num_views, 3, dtype=torch.float64)
     value = torch.as_tensor(background, dtype=torch.float64).detach()
-    if value.device.type != "cpu":
-        raise ValueError(f"the native backend draws on the CPU; the background is on {value.device}")
+    if value.device.type != "cpu" and value.device != cameras.device:
+        raise ValueError(f"the native backend draws on {cameras.device}; the background is on {value.device}")
     if tuple(value.shape) not in ((3,), (cameras.num_views, 3)):
         raise ValueError(f"background must be [3] or [{cameras.num_views}, 3], got {list(value.shape)}")
     if not torch.isfinite(value).all():
         raise ValueError("background must be finite")
-    return value.expand(cameras.num_views, 3).contiguous()
+    return value.expand(cameras.num_views, 3).contiguous().cpu()
 
 
 class NativeLinearization:
@@ -90,24 +90,14 @@ class NativeLinearization:
         self.config = config
         self.freeze: Freeze = freeze
         self._dtype = gaussians.dtype
+        self.device = gaussians.device
         self._background = background_per_view(background, cameras)
-        self._plan = _new_plan(self._dtype)
+        self._plan = self._new_plan()
         self._turn = threading.Lock()  # one product at a time: they share the plan's work memory
         self._threads = extension.num_threads()
         self._origin = _origin if freeze == "pairs" else None  # holds the records that straight-through caps refer to
         if _origin is None:
-            self._plan.build(
-                addresses(self.gaussians),
-                gaussians.num_gaussians,
-                (gaussians.sh_degree + 1) ** 2,
-                cameras.viewmats.detach().double().numpy(),
-                cameras.Ks.detach().double().numpy(),
-                self._background.numpy(),
-                cameras.width,
-                cameras.height,
-                asdict(config),
-                self._threads,
-            )
+            self._build_plan()
         else:
             self._plan.rebase(_origin._plan, addresses(self.gaussians), freeze == "pairs", self._threads)
         self.rendering = self._render(products)
@@ -115,7 +105,29 @@ class NativeLinearization:
     def __del__(self) -> None:
         plan = self.__dict__.pop("_plan", None)
         if plan is not None:
-            _idle_plans[self._dtype].append(plan)
+            self._retire_plan(plan)
+
+    # --- what a backend of other memory does its own way ---
+
+    def _new_plan(self) -> Any:
+        return _new_plan(self._dtype)
+
+    def _retire_plan(self, plan: Any) -> None:
+        _idle_plans[self._dtype].append(plan)
+
+    def _build_plan(self) -> None:
+        self._plan.build(
+            addresses(self.gaussians),
+            self.gaussians.num_gaussians,
+            (self.gaussians.sh_degree + 1) ** 2,
+            self.cameras.viewmats.detach().double().numpy(),
+            self.cameras.Ks.detach().double().numpy(),
+            self._background.numpy(),
+            self.cameras.width,
+            self.cameras.height,
+            asdict(self.config),
+            self._threads,
+        )
 
     def _render(self, linearize: bool) -> Rendering:
         rgb, alpha, depth = self._image(3), self._image(1), self._image(1)
@@ -123,24 +135,29 @@ class NativeLinearization:
         return Rendering(rgb, alpha, depth)
 
     def _image(self, channels: int) -> Tensor:
-        return torch.empty(self.cameras.num_views, self.cameras.height, self.cameras.width, channels, dtype=self._dtype)
+        shape = (self.cameras.num_views, self.cameras.height, self.cameras.width, channels)
+        return torch.empty(shape, dtype=self._dtype, device=self.device)
 
     def _image_input(self, name: str, image: Tensor, channels: int = 3) -> Tensor:
         expected = (self.cameras.num_views, self.cameras.height, self.cameras.width, channels)
         if tuple(image.shape) != expected:
             raise ValueError(f"{name} must be {list(expected)}, got {list(image.shape)}")
-        if image.dtype != self._dtype or image.device.type != "cpu":
-            raise TypeError(f"{name} must be {self._dtype} on the CPU, got {image.dtype} on {image.device}")
+        if image.dtype != self._dtype or image.device != self.device:
+            where = "the CPU" if self.device.type == "cpu" else str(self.device)
+            raise TypeError(f"{name} must be {self._dtype} on {where}, got {image.dtype} on {image.device}")
         return image.detach().contiguous()
 
     def _vector_input(self, v: Gaussians) -> Gaussians:
         same = v.num_gaussians == self.gaussians.num_gaussians and v.sh_degree == self.gaussians.sh_degree
-        if not same or v.dtype != self._dtype or v.device.type != "cpu":
+        if not same or v.dtype != self._dtype or v.device != self.device:
             raise ValueError(f"the vector must have the shape of {self.gaussians!r}, got {v!r}")
         return v.detach().contiguous()
 
     def _vector(self) -> Gaussians:
-        return self.gaussians.unflatten(torch.empty(self.gaussians.num_parameters, dtype=self._dtype))
+        return self.gaussians.unflatten(self._empty(self.gaussians.num_parameters))
+
+    def _empty(self, *shape: int) -> Tensor:
+        return torch.empty(shape, dtype=self._dtype, device=self.device)
 
     # --- the point itself ---
 
@@ -177,7 +194,7 @@ class NativeLinearization:
         return self._at(gaussians, freeze or self.freeze, products=True)
 
     def _at(self, gaussians: Gaussians, freeze: Freeze, products: bool) -> NativeLinearization:
-        return NativeLinearization(
+        return type(self)(
             self._vector_input(gaussians),
             self.cameras,
             self.config,
@@ -236,7 +253,7 @@ class NativeLinearization:
             u_alpha = through_alpha if u_alpha is None else u_alpha + through_alpha
         held += [None if u_alpha is None else self._image_input("the cotangent of alpha", u_alpha, 1), u_sum]
         out = self._vector()
-        sums = torch.zeros(self.cameras.num_views, 18, dtype=torch.float64)
+        sums = torch.zeros(self.cameras.num_views, 18, dtype=torch.float64, device=self.device)
         with self._turn:
             self._plan.vjp(
                 *(0 if image is None else image.data_ptr() for image in held),
@@ -279,8 +296,8 @@ class NativeLinearization:
         diagonal_weights = weights if isinstance(weights, Tensor) else weights.diagonal()
         diagonal_weights = self._image_input("weights", diagonal_weights)
         n, k = self.gaussians.num_gaussians, (self.gaussians.sh_degree + 1) ** 2
-        geometry = torch.empty(n if blocks else 0, 11, 11, dtype=self._dtype)
-        sh = torch.empty(n if blocks else 0, 3, k, k, dtype=self._dtype)
+        geometry = self._empty(n if blocks else 0, 11, 11)
+        sh = self._empty(n if blocks else 0, 3, k, k)
         diagonal = self._vector()
         with self._turn:
             self._plan.blocks(

@@ -3,21 +3,24 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .. import extension
 from ..splats import Cameras, Gaussians
 from .config import RasterizationConfig, resolve_preset
 from .native import NativeLinearization
 from .protocol import Freeze, Linearization, Rendering
 
-Backend = Literal["auto", "native", "reference"]
+Backend = Literal["auto", "native", "cuda", "gsplat", "reference"]
 
-BACKENDS = ("auto", "native", "reference")
+BACKENDS = ("auto", "native", "cuda", "gsplat", "reference")
 
 
 def render(
@@ -36,7 +39,9 @@ def render(
         preset: renderer semantics, a name of `PRESETS` or a config.
         background: colour behind the Gaussians, for all views or one each; black if None.
         antialiased: opacity compensation for the blur (`RasterizationConfig.antialiased`).
-        backend: "native" (compiled, the default), or "reference" (dense torch: small scenes, twice differentiable).
+        backend: "native" (compiled, the default: on the CPU or the CUDA device that holds the tensors), "cuda" (the
+            same, refused elsewhere), "gsplat" (on CUDA, for its own preset only), or "reference" (dense torch: small
+            scenes, twice differentiable).
 
     Returns:
         rgb, alpha and expected depth of every view.
@@ -52,6 +57,13 @@ def render(
 
         return render_reference(gaussians.check_finite(), cameras, config, background)
     gaussians.check_finite()
+    if chosen == "gsplat":
+        from . import gsplat
+
+        gsplat.check_preset(config)
+        rasterization = gsplat.load()
+        if rasterization is not None:
+            return gsplat.render_gsplat(gaussians, cameras, config, background, rasterization)
     inputs = (*gaussians.leaves(), cameras.viewmats, background)
     # Asked here: inside a Function's forward gradients are always off.
     products = torch.is_grad_enabled() and any(isinstance(x, Tensor) and x.requires_grad for x in inputs)
@@ -59,7 +71,7 @@ def render(
         gaussians,
         cameras,
         background,
-        lambda point: NativeLinearization(point, cameras, config, background, check_finite=False, products=products),
+        lambda point: _native(point)(point, cameras, config, background, check_finite=False, products=products),
     )
 
 
@@ -76,7 +88,8 @@ def linearize(
     """The renderer around one point, for products with its Jacobian; see `protocol.Linearization`.
 
     Args:
-        gaussians, cameras, preset, background, antialiased, backend: as for `render`; nothing is differentiated.
+        gaussians, cameras, preset, background, antialiased, backend: as for `render`; nothing is differentiated, and
+            "gsplat", which has no forward mode, is refused.
         freeze: what `.render` and `.at` of the result keep: depth order and lists ("order"), or contributing pairs,
             caps and clamps too ("pairs").
         check_finite: False skips the test for NaN and infinities (an inner loop that tests its loss instead).
@@ -87,13 +100,16 @@ def linearize(
     config = resolve_preset(preset, antialiased)
     if freeze not in ("order", "pairs"):
         raise ValueError(f'freeze must be "order" or "pairs", not {freeze!r}')
-    if _resolve_backend(gaussians, cameras, backend) == "reference":
+    chosen = _resolve_backend(gaussians, cameras, backend)
+    if chosen == "gsplat":
+        raise ValueError("gsplat has no forward mode and no frozen decisions: linearise with the native backend")
+    if chosen == "reference":
         from .reference_linearization import linearize_reference
 
         if check_finite:
             gaussians.check_finite()
         return linearize_reference(gaussians, cameras, config, background, freeze)
-    return NativeLinearization(gaussians, cameras, config, background, freeze, check_finite=check_finite)
+    return _native(gaussians)(gaussians, cameras, config, background, freeze, check_finite=check_finite)
 
 
 def _resolve_backend(gaussians: Gaussians, cameras: Cameras, backend: str) -> str:
@@ -103,9 +119,29 @@ def _resolve_backend(gaussians: Gaussians, cameras: Cameras, backend: str) -> st
         raise ValueError(f"Gaussians are on {gaussians.device}, cameras on {cameras.device}; they must share a device")
     if backend == "reference":
         return backend
-    if gaussians.device.type != "cpu":
-        raise ValueError(f"the native backend draws on the CPU; the Gaussians are on {gaussians.device}")
-    return "native"
+    kind = gaussians.device.type
+    if backend in ("cuda", "gsplat") and kind != "cuda":
+        raise ValueError(f"the {backend} backend draws on CUDA devices; the Gaussians are on {gaussians.device}")
+    if kind == "cuda" and not extension.has_cuda() and backend != "gsplat":
+        extension.cuda()  # an ImportError that says what to do
+    if kind not in ("cpu", "cuda"):
+        raise ValueError(f"the native backend draws on CPU and CUDA devices; the Gaussians are on {gaussians.device}")
+    return "gsplat" if backend == "gsplat" else "native"
+
+
+def _native(gaussians: Gaussians) -> type[NativeLinearization]:
+    """The compiled backend of the device that holds the Gaussians."""
+    if gaussians.device.type == "cpu":
+        return NativeLinearization
+    from .cuda import CudaLinearization
+
+    _say_once(extension.describe())
+    return CudaLinearization
+
+
+@lru_cache(maxsize=1)
+def _say_once(text: str) -> None:
+    logging.getLogger("ns_diff3r").info("renderer: %s", text)
 
 
 def differentiable_rendering(

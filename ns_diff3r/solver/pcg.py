@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..dataclass_state import DefaultsForMissingFields
-from . import vector_ops
+from . import cuda_pcg, vector_ops
 from .preconditioners import Identity, Preconditioner, PreconditionerKind
 
 
@@ -94,6 +94,8 @@ def pcg(
         preconditioner: M⁻¹; None for the identity.
         initial: start vector; taken only if its residual is smaller than that of zero.
     """
+    if cuda_pcg.applies(operator, preconditioner, initial):
+        return cuda_pcg.cuda_pcg(operator, rhs, config, preconditioner)  # pyright: ignore[reportArgumentType]
     preconditioner = preconditioner or Identity()
     x, r, z = torch.zeros_like(rhs), rhs.contiguous().clone(), torch.empty_like(rhs)
     rz = rhs_norm2 = preconditioner.solve(r, z)

@@ -21,6 +21,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..cuda_launch import usable
+from . import cuda_ops
 from .native import address, is_native, native
 
 PenaltyKind = Literal["l1", "mse", "huber", "charbonnier"]
@@ -51,6 +53,8 @@ def total_and_gradient(
         call = native("pixel_loss", rendered.dtype)
         total = call(torch.get_num_threads(), rendered.numel(), _NUMBERS[kind], delta, scale, *tensors)
         return total, gradient
+    if usable(rendered):
+        return cuda_ops.pixel_loss(_NUMBERS[kind], rendered, target, delta, scale, signs)
     error = rendered - target
     if kind == "mse":
         return float(error.double().square().sum()), scale * 2 * error

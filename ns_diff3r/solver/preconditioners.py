@@ -108,6 +108,11 @@ class BlockJacobi:
         """Write z = M⁻¹ r (0 in frozen rows, where r must be 0); return ⟨r, z⟩."""
         return sum(part.solve(r, z) for part in self.parts)
 
+    @property
+    def dense(self) -> list[tuple[Float[Tensor, "B S S"], list[Row], int]] | None:
+        """Inverse, rows and inner of both kinds of blocks, where they are kept as whole matrices (not on the CPU)."""
+        return [part.dense for part in self.parts if isinstance(part, _TorchBlocks)] or None
+
 
 Row = tuple[int, int, bool]
 """(offset, stride, frozen): row j of block b is flat element offset + (b // inner)·stride + b % inner."""
@@ -175,6 +180,7 @@ class _TorchBlocks:
         self.num_clamped = int(useless.sum())
         half = scaling[:, :, None] * vectors * values[:, None, :] ** (-0.25 if geometric_mean else -0.5)
         self.inverse = half @ half.transpose(-1, -2)
+        self.dense = (self.inverse, rows, inner)
 
     def solve(self, r: Tensor, z: Tensor) -> float:
         part = r[self.index] * self.free

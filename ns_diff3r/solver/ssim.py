@@ -7,7 +7,8 @@ rendering, y the photograph and G the window's filter, SSIM S_p of the window ar
 
     J v = a ⊙ Gv + b ⊙ G(2x⊙v) + c ⊙ G(y⊙v)            Jᵀu = G(a⊙u) + 2x ⊙ G(b⊙u) + y ⊙ G(c⊙u)
 
-since G is its own adjoint. On CPU each is one fused pass of csrc/cpu/image_ops, elsewhere torch (`ssim_torch`).
+since G is its own adjoint. On CPU each is one fused pass of csrc/cpu/image_ops, on a CUDA device one kernel
+(`cuda_ops`), elsewhere torch (`ssim_torch`).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from . import ssim_torch
+from ..cuda_launch import usable
+from . import cuda_ops, ssim_torch
 from .native import address, is_native, native
 
 Images = Float[Tensor, "V H W C"]
@@ -27,6 +29,8 @@ Images = Float[Tensor, "V H W C"]
 
 def window_filter(images: Images, taps: list[float] | None = None) -> Images:
     """G·images with zero padding; `taps` (11 numbers, symmetric) replace the SSIM window's along both axes."""
+    if usable(images):
+        return cuda_ops.window_filter(images.contiguous(), taps)
     if not is_native(images):
         return ssim_torch.window_filter(images, taps or ssim_torch.window_taps())
     images = images.contiguous()
@@ -46,6 +50,8 @@ class SsimTarget:
             call = native("ssim_target", image.dtype)
             addresses = (address(tensor, self.image) for tensor in (self.image, self.mean, self.variance))
             call(torch.get_num_threads(), tuple(image.shape), *addresses)
+        elif usable(self.image):
+            self.mean, self.variance = cuda_ops.ssim_target(self.image)
         else:
             self.mean = window_filter(self.image)
             self.variance = window_filter(self.image.square()) - self.mean.square()
@@ -86,6 +92,8 @@ class Ssim:
             call = native("ssim_value", rendered.dtype)
             addresses = (address(tensor, rendered) for tensor in (rendered, *target.statistics, values, a, b, c))
             total = call(torch.get_num_threads(), tuple(rendered.shape), *addresses)
+        elif usable(rendered):
+            values, total, (a, b, c) = cuda_ops.ssim_value(rendered, target.statistics)
         else:
             values, a, b, c = ssim_torch.value_and_partials(rendered, *target.statistics)
             total = float(values.double().sum())
@@ -100,6 +108,8 @@ class Ssim:
             tensors = (self.rendered, self.target.image, *self.partials, v, out)
             call(torch.get_num_threads(), tuple(v.shape), *(address(tensor, v) for tensor in tensors))
             return out
+        if usable(v):
+            return cuda_ops.ssim_jvp(self.rendered, self.target.image, self.partials, v)
         a, b, c = self.partials
         return (
             a * window_filter(v) + b * window_filter(2 * self.rendered * v) + c * window_filter(self.target.image * v)
@@ -121,6 +131,8 @@ class Ssim:
             call = native("ssim_vjp", x.dtype)
             call(torch.get_num_threads(), tuple(x.shape), *inputs, scale, add_to is not None, address(out, x))
             return out
+        if usable(x):
+            return cuda_ops.ssim_vjp(x, y, partials, u if u is None else u.contiguous(), scale, add_to)
         a, b, c = partials if u is None else (partial * u for partial in partials)
         out = scale * (window_filter(a) + 2 * x * window_filter(b) + y * window_filter(c))
         return out if add_to is None else add_to.add_(out)
@@ -132,6 +144,8 @@ class Ssim:
             tangents = (torch.empty_like(x), torch.empty_like(x), torch.empty_like(x))
             inputs = (address(tensor, x) for tensor in (x, *self.target.statistics, v, *tangents))
             native("ssim_partials_jvp", x.dtype)(torch.get_num_threads(), tuple(x.shape), *inputs)
+        elif usable(x):
+            tangents = cuda_ops.ssim_partials_jvp(x, self.target.statistics, v)
         else:
             tangents = ssim_torch.partials_jvp(x, *self.target.statistics, v)
         return self._vjp_with(tangents, None, 1.0, add_to=2 * v * self._filtered_square)

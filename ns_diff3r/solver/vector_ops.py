@@ -2,7 +2,8 @@
 """Operations on flat parameter vectors, fused where memory traffic counts.
 
 On CPU they are the compiled loops of csrc/cpu/vector_ops: sums run over chunks of fixed size in float64, so no result
-depends on the number of threads. On other devices the same operations are plain torch.
+depends on the number of threads. On a CUDA device the steps are fused kernels (`cuda_ops`) and the rest is plain torch,
+as everything is on other devices.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..cuda_launch import usable
+from . import cuda_ops
 from .native import address, is_native, native
 
 
@@ -111,6 +114,9 @@ def prior_gradient(
         call = native("prior_gradient", theta.dtype)
         vectors = (address(vector, theta) for vector in (theta, anchor, strength, gradient))
         return [RangeStatistics(*row) for row in call(torch.get_num_threads(), ranges, *vectors)]
+    if usable(theta):
+        vectors = (theta, anchor, strength, gradient, None, None, None)
+        return _statistics(cuda_ops.inner_step("prior_gradient", ranges, vectors))
     return [_add_prior(r, theta, anchor, strength, gradient) for r in ranges]
 
 
@@ -139,6 +145,9 @@ def adam_step(
         outputs = (address(vector, theta) for vector in (first, second, theta_next))
         rows = call(torch.get_num_threads(), ranges, *inputs, *betas, epsilon, step, *outputs)
         return [RangeStatistics(*row) for row in rows]
+    if usable(theta):
+        vectors = (theta, anchor, strength, gradient, first, second, theta_next)
+        return _statistics(cuda_ops.inner_step("adam", ranges, vectors, (*betas, epsilon, step)))
     statistics = []
     for r in ranges:
         statistics.append(_add_prior(r, theta, anchor, strength, gradient))
@@ -225,12 +234,19 @@ def sgd_step(
         call = native("sgd_step", theta.dtype)
         vectors = (address(vector, theta) for vector in (theta, anchor, strength, gradient, theta_next))
         return [RangeStatistics(*row) for row in call(torch.get_num_threads(), ranges, *vectors)]
+    if usable(theta):
+        vectors = (theta, anchor, strength, gradient, None, None, theta_next)
+        return _statistics(cuda_ops.inner_step("sgd", ranges, vectors))
     statistics = []
     for r in ranges:
         statistics.append(_add_prior(r, theta, anchor, strength, gradient))
         part = slice(r.begin, r.end)
         theta_next[part] = theta[part] if r.frozen else theta[part] - r.learning_rate * gradient[part]
     return statistics
+
+
+def _statistics(sums: Float[Tensor, "2 R"]) -> list[RangeStatistics]:
+    return [RangeStatistics(*row) for row in sums.T.tolist()]
 
 
 def _add_prior(

@@ -53,8 +53,8 @@ def test_unknown_preset(function):
 
 @DRAWING
 def test_unknown_backend(function):
-    with pytest.raises(ValueError, match=r"unknown backend 'cuda'.*'native', 'reference'"):
-        function(*scene(), backend="cuda")
+    with pytest.raises(ValueError, match=r"unknown backend 'opengl'.*'native'.*'reference'"):
+        function(*scene(), backend="opengl")
 
 
 @BACKENDS

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // Rows of the window filter and of the SSIM passes, and chunks of the pixel penalties; see image_ops.h.
 #pragma once
+#include "../math/ssim.h"
 #include "image_ops.h"
 #include "simd.h"
 #include "solver_kernels.h"
 
 namespace ns_diff3r {
 namespace NS_ISA {
-
-constexpr double kC1 = 1e-4, kC2 = 9e-4;  // (0.01)² and (0.03)² for images in [0, 1]
 
 // How the element(s) at a flat index are read: one number, or sixteen at once.
 template <class V>
@@ -103,35 +102,6 @@ void ssim_target_row(const FilterPass<T>& p, int64_t row, T* scratch) {
       });
 }
 
-// S = a1·a2·r1·r2 with r1 = 1/b1, r2 = 1/b2, as a function of μ, p, q; the target's mean and variance are constants.
-template <class V>
-struct Window {
-  V mean, target_mean, a1, a2, r1, r2, f, ssim, partial_mean, partial_square, partial_product;
-
-  NS_HD Window(const V& mean_, const V& square, const V& product, const V& target_mean_, const V& target_variance)
-      : mean(mean_), target_mean(target_mean_) {
-    using T = scalar_t<V>;
-    const V one(T(1)), two(T(2)), c1 = V(T(kC1)), c2 = V(T(kC2));
-    const V b1 = mean * mean + target_mean * target_mean + c1;
-    const V b2 = square - mean * mean + target_variance + c2;
-    a1 = two * mean * target_mean + c1;
-    a2 = two * (product - mean * target_mean) + c2;
-    f = one / (b1 * b2);
-    r1 = f * b2;
-    r2 = f * b1;
-    ssim = a1 * a2 * f;
-    partial_mean = two * (target_mean * (a2 - a1) * f + mean * ssim * (r2 - r1));
-    partial_square = -(ssim * r2);
-    partial_product = two * a1 * f;
-  }
-};
-
-template <class V>
-NS_HD Window<V> window_of(const V& mean, const V& square, const V& product, const V& target_mean,
-                          const V& target_variance) {
-  return Window<V>(mean, square, product, target_mean, target_variance);
-}
-
 template <class T>
 void ssim_value_row(const FilterPass<T>& p, int64_t row, T* scratch) {
   filter_images<3>(
@@ -210,17 +180,10 @@ void ssim_partials_jvp_row(const FilterPass<T>& p, int64_t row, T* scratch) {
       },
       [&](auto read, int64_t i, const auto* value) {
         const auto w = window_of(value[0], value[1], value[2], read(p.target_mean, i), read(p.target_variance, i));
-        const auto twice = [](const auto& z) { return z + z; };
-        const auto d_mean = value[3], d_square = value[4], d_product = value[5];
-        const auto d_a1 = twice(w.target_mean * d_mean), d_a2 = twice(d_product - w.target_mean * d_mean);
-        const auto d_b1 = twice(w.mean * d_mean), d_b2 = d_square - d_b1;
-        const auto d_f = -(w.f * (d_b1 * w.r1 + d_b2 * w.r2));
-        const auto d_ssim = w.partial_mean * d_mean + w.partial_square * d_square + w.partial_product * d_product;
-        write(p.out[0] + i, twice(w.target_mean * ((d_a2 - d_a1) * w.f + (w.a2 - w.a1) * d_f) +
-                                  (d_mean * w.ssim + w.mean * d_ssim) * (w.r2 - w.r1) +
-                                  w.mean * w.ssim * (w.r1 * w.r1 * d_b1 - w.r2 * w.r2 * d_b2)));
-        write(p.out[1] + i, w.r2 * (w.ssim * w.r2 * d_b2 - d_ssim));
-        write(p.out[2] + i, twice(d_a1 * w.f + w.a1 * d_f));
+        const auto d = window_jvp(w, value[3], value[4], value[5]);
+        write(p.out[0] + i, d.mean);
+        write(p.out[1] + i, d.square);
+        write(p.out[2] + i, d.product);
       });
 }
 

@@ -1,0 +1,13 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+#include <string>
+
+namespace ns_diff3r {
+namespace cuda {
+
+// As the build named them, for example "80;90".
+std::string architectures();
+int runtime_version();
+
+}  // namespace cuda
+}  // namespace ns_diff3r

@@ -1,0 +1,61 @@
+// SPDX-License-Identifier: Apache-2.0
+// The passes of one linearisation as launches on a stream (a cudaStream_t as a number; ignored on the host). All memory is
+// the caller's, nothing is allocated and nothing waits for the device. A Scene with origin_records has its decisions frozen.
+#pragma once
+#include <cstddef>
+
+#include "scene.h"
+
+namespace ns_diff3r {
+namespace cuda {
+
+constexpr int kVjpSlot = 12, kTangentSlot = 20, kMomentSlot = 36;  // numbers a slot
+constexpr int kCameraBlock = 128;                                   // Gaussians a partial sum of camera cotangents
+
+// Temporary memory of making lists, for every intersection.
+struct ListWork {
+  void *keys, *sorted_keys;  // key_bytes() each
+  uint32_t *slots, *sorted_slots, *slot_records;
+  void* sort;
+  size_t sort_bytes;
+};
+
+template <class T>
+size_t key_bytes();
+template <class T>
+size_t sort_bytes(int64_t num_intersections, int64_t num_tiles);
+size_t scan_bytes(int64_t num_records);
+
+// Records, flags, tiles, counts, and from them record_slots: its last element is num_intersections.
+template <class T>
+void project(const Scene<T>& scene, void* scan_work, size_t scan_bytes, uintptr_t stream);
+// Entries and tile_offsets.
+template <class T>
+void make_lists(const Scene<T>& scene, const ListWork& work, uintptr_t stream);
+template <class T>
+void make_masks(const Scene<T>& scene, uintptr_t stream);
+// Records and flags for other parameters and the lists of an origin.
+template <class T>
+void reproject(const Scene<T>& scene, const uint8_t* origin_flags, uintptr_t stream);
+template <class T>
+void render(const Scene<T>& scene, const RenderOutputs<T>& out, bool linearize, uintptr_t stream);
+
+// tangent_records: [V * N] TangentRecord<T>; slots: num_intersections times the numbers a slot.
+template <class T>
+void jvp(const Scene<T>& scene, const GaussianPointers<T>& tangents, void* tangent_records, T* out, uintptr_t stream);
+// camera_partial: [V, blocks of kCameraBlock Gaussians, 18] and camera_out [V, 18], or null
+template <class T>
+void vjp(const Scene<T>& scene, const ImageCotangents<T>& u, T* slots, const GaussianOutputs<T>& out,
+         double* camera_partial, double* camera_out, uintptr_t stream);
+template <class T>
+void gauss_newton(const Scene<T>& scene, const GaussianPointers<T>& tangents, const T* weights, void* tangent_records,
+                  T* slots, const GaussianOutputs<T>& out, uintptr_t stream);
+template <class T>
+void blocks(const Scene<T>& scene, const T* weights, T* slots, const GaussianOutputs<T>& diagonal, T* geometry, T* sh,
+            uintptr_t stream);
+template <class T>
+void vjp_tangent(const Scene<T>& scene, const GaussianPointers<T>& tangents, const T* u, const T* du,
+                 void* tangent_records, T* slots, const GaussianOutputs<T>& out, uintptr_t stream);
+
+}  // namespace cuda
+}  // namespace ns_diff3r

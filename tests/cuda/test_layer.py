@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The whole layer over the CUDA kernels: TTO, its loss, and the implicit gradient, against the CPU's."""
+
+import pytest
+import torch
+
+from ns_diff3r import DifferentiableTTO, TTOConfig, Views
+from ns_diff3r.rasterization import render as render_module
+from ns_diff3r.rasterization.cuda import CudaLinearization
+from ns_diff3r.solver import PCGConfig, penalties, preconditioners, ssim, vector_ops
+from tests.cuda.cuda_cases import PLACES, require
+from tests.scenes import make_scene
+
+
+@pytest.fixture
+def everything_by_cuda_kernels(monkeypatch):
+    """On CPU tensors too: the renderer, the fused steps, losses and SSIM, the small blocks, and PCG."""
+    monkeypatch.setattr(render_module_of(), "_native", lambda gaussians: CudaLinearization)
+    for module in (vector_ops, penalties, ssim, preconditioners):
+        monkeypatch.setattr(module, "is_native", lambda tensor: False)
+    for module in (vector_ops, penalties, ssim):
+        monkeypatch.setattr(module, "usable", lambda tensor: True)
+
+
+def render_module_of():
+    import sys
+
+    return sys.modules[render_module.__module__]
+
+
+def run(place, dtype, config, preconditioner):
+    gaussians, cameras = make_scene("generic", 1, 10, 2, (14, 17))
+    gaussians, cameras = gaussians.to(dtype=dtype, device=place), cameras.to(dtype=dtype, device=place)
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(2, 14, 17, 3, generator=random, dtype=torch.float64).to(place, dtype)
+    outer = [torch.randn(leaf.shape, generator=random, dtype=torch.float64).to(leaf) for leaf in gaussians.leaves()]
+    layer = DifferentiableTTO(
+        TTOConfig(num_steps=4, pcg=PCGConfig(preconditioner=preconditioner, max_iterations=8), **config)
+    )
+    start = gaussians.requires_grad_()
+    strength = torch.tensor(0.5, dtype=dtype, device=place, requires_grad=True)
+    prior = gaussians.detach().map(lambda leaf: torch.ones_like(leaf) * strength)
+    result, solution = layer(start, prior, Views(images, cameras))
+    sum((x * u).sum() for x, u in zip(result.leaves(), outer, strict=True)).backward()
+    gradients = torch.cat([leaf.grad.flatten() for leaf in start.leaves()])
+    return result.detach().flatten(), torch.tensor(solution.loss_curve), gradients, strength.grad
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("preconditioner", ["jacobi", "block_jacobi"])
+@pytest.mark.parametrize("config", [{}, {"optimizer": "sgd", "frozen_groups": ("quats",)}], ids=["adam", "sgd"])
+def test_optimise_and_differentiate(config, preconditioner, place, request):
+    require(place)
+    expected = run("cpu", torch.float64, config, preconditioner)
+    if place == "cpu":
+        request.getfixturevalue("everything_by_cuda_kernels")
+    value = run(place, torch.float64 if place == "cpu" else torch.float32, config, preconditioner)
+    tolerance = 1e-7 if place == "cpu" else 2e-2
+    for found, want in zip(value, expected, strict=True):
+        want = want.double()
+        assert float((found.double().cpu() - want).norm()) <= tolerance * float(want.norm())
