@@ -79,7 +79,7 @@ def _cuda() -> str:
         return f"BROKEN: {error}"
     built = f"for {module.architectures()}, runtime {module.runtime_version() // 1000}"
     if torch.cuda.is_available():
-        return f"{built}; used for tensors on {torch.cuda.get_device_name()}"
+        return f"{built}; on {torch.cuda.get_device_name()} a rendering {_rendering('cuda')[1]}"
     missing = "this torch has no CUDA" if torch.version.cuda is None else "torch sees no device (driver?)"
     return f"{built}; not used, {missing}"
 
@@ -95,14 +95,14 @@ def _gsplat() -> str:
     return f'{version}, draws "{preset}" on CUDA' if preset else f"{version}: draws none of our presets"
 
 
-def _rendering() -> tuple[bool, str]:
-    """Render a few Gaussians with the default backend: (whether that failed, how it went)."""
+def _rendering(device: str = "cpu") -> tuple[bool, str]:
+    """Render a few Gaussians on a device with its default backend: (whether that failed, how it went)."""
     try:
         from ..data.generated import pixel_aligned_scene
         from ..rasterization import render
 
         gaussians, cameras = pixel_aligned_scene(image_size=16)
-        rgb = render(gaussians, cameras).rgb
+        rgb = render(gaussians.to(device=device), cameras.to(device=device)).rgb
         return not bool(rgb.isfinite().all()), f"works, mean colour {float(rgb.mean()):.3f}"
     except (ImportError, OSError, RuntimeError) as error:
         return True, f"FAILS: {error}"

@@ -164,6 +164,7 @@ class _NativeRendering(torch.autograd.Function):
         ctx.set_materialize_grads(False)  # an image without a cotangent costs nothing
         ctx.linearization = linearization
         ctx.background_shape = None if background is None else background.shape
+        ctx.background_device = None if background is None else background.device
         ctx.save_for_backward(*leaves)  # so that autograd notices a leaf that was changed in place
         # Other tensors than those that ctx holds: an output that knows its node, in a node that knows its output, is a
         # cycle through C++ that nothing ever frees. And the caller may change them in place.
@@ -182,6 +183,7 @@ class _NativeRendering(torch.autograd.Function):
         if needs_background and u_rgb is not None:
             v_background = (u_rgb * (1 - linearization.rendering.alpha)).sum((1, 2))
             v_background = v_background.sum(0) if len(ctx.background_shape) == 1 else v_background
+            v_background = v_background.to(ctx.background_device)
         return (
             None,
             v_viewmats.to(linearization.cameras.dtype) if needs_viewmats else None,

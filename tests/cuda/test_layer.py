@@ -1,31 +1,54 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole layer over the CUDA kernels: TTO, its loss, and the implicit gradient, against the CPU's."""
 
+import sys
+
 import pytest
 import torch
 
-from ns_diff3r import DifferentiableTTO, TTOConfig, Views
-from ns_diff3r.rasterization import render as render_module
+from ns_diff3r import DifferentiableTTO, TTOConfig, Views, render
 from ns_diff3r.rasterization.cuda import CudaLinearization
 from ns_diff3r.solver import PCGConfig, penalties, preconditioners, ssim, vector_ops
-from tests.cuda.cuda_cases import PLACES, require
+from tests.cuda.cuda_cases import PLACES, dtypes_at, require
 from tests.scenes import make_scene
 
 
 @pytest.fixture
 def everything_by_cuda_kernels(monkeypatch):
     """On CPU tensors too: the renderer, the fused steps, losses and SSIM, the small blocks, and PCG."""
-    monkeypatch.setattr(render_module_of(), "_native", lambda gaussians: CudaLinearization)
+    entry = sys.modules[render.__module__]  # the function hides its module's name
+    monkeypatch.setattr(entry, "_native", lambda gaussians: CudaLinearization)
     for module in (vector_ops, penalties, ssim, preconditioners):
         monkeypatch.setattr(module, "is_native", lambda tensor: False)
     for module in (vector_ops, penalties, ssim):
         monkeypatch.setattr(module, "usable", lambda tensor: True)
 
 
-def render_module_of():
-    import sys
+@pytest.mark.parametrize("place", PLACES)
+def test_autograd_to_everything(place, request):
+    """Gaussians, cameras and background, through rgb, alpha and depth."""
+    require(place)
+    gaussians, cameras = make_scene("generic", 1, 10, 2, (14, 17))
+    random = torch.Generator().manual_seed(0)
+    cotangents = [torch.randn(2, 14, 17, c, generator=random, dtype=torch.float64) for c in (3, 1, 1)]
 
-    return sys.modules[render_module.__module__]
+    def gradients(place, dtype):
+        point = gaussians.to(dtype=dtype, device=place).detach().requires_grad_()
+        views = cameras.to(dtype=dtype, device=place)
+        views.viewmats.requires_grad_()
+        background = torch.tensor([0.2, 0.5, 0.7], dtype=dtype, requires_grad=True)
+        drawn = render(point, views, background=background)
+        images = (drawn.rgb, drawn.alpha, drawn.depth)
+        total = sum((image * u.to(image)).sum() for image, u in zip(images, cotangents, strict=True))
+        inputs = (*point.leaves(), views.viewmats, background)
+        return [gradient.double().cpu() for gradient in torch.autograd.grad(total, inputs)]
+
+    expected = gradients("cpu", torch.float64)
+    if place == "cpu":
+        request.getfixturevalue("everything_by_cuda_kernels")
+    dtype, tolerance = dtypes_at(place)
+    for value, want in zip(gradients(place, dtype), expected, strict=True):
+        assert float((value - want).norm()) <= 10 * tolerance * float(want.norm())
 
 
 def run(place, dtype, config, preconditioner):

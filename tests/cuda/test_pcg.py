@@ -93,6 +93,23 @@ def test_where_a_solve_ends(place):
     assert not nothing.solution.any()
 
 
+def test_a_step_that_is_undone():
+    """M that turns out indefinite behind a step: back to the iterate before, once, however many iterations follow."""
+    here, there = operators("cpu", ssim=0.0, frozen=())
+    b = right_hand_side(here)
+    inverse = 1.0 / here.diagonal()
+    inverse[torch.randperm(b.numel(), generator=torch.Generator().manual_seed(3))[:25]] *= -1.0
+    results = []
+    for operator in (here, there):
+        preconditioner = make_preconditioner("jacobi", operator)
+        preconditioner.inverse = inverse
+        results.append(pcg(operator, b, PCGConfig(preconditioner="jacobi", max_iterations=16), preconditioner))
+    expected, found = results
+    assert found.status is expected.status is PCGStatus.BREAKDOWN
+    assert found.iterations == expected.iterations >= 1
+    torch.testing.assert_close(found.solution, expected.solution, rtol=1e-8, atol=1e-12)
+
+
 @places
 def test_breakdown(place):
     """A direction of negative curvature, and a right-hand side that is no number."""

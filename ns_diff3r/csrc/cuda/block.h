@@ -2,6 +2,7 @@
 // What a kernel may ask of the block of threads that it runs in. A kernel is a plain struct (its parameters) with
 //
 //   static constexpr int kThreads;              threads a block, a multiple of 32
+//   static constexpr int kBlocksPerMultiprocessor;   at least so many shall fit: bounds the registers of a thread
 //   struct Shared;                              memory that the threads of a block share
 //   template <class Block> NS_KERNEL void operator()(Block& block, Shared& shared) const;
 //

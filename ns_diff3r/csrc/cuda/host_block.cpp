@@ -21,21 +21,26 @@ constexpr int kMaxThreads = 1024;
 
 enum class State { ready, at_barrier, at_warp, done };
 
-std::vector<std::string>& sites() {
-  static std::vector<std::string> all;
+// The barriers met so far, and the index of each where it is called from.
+struct Sites {
+  std::vector<std::string> names;
+  std::map<std::pair<const char*, int>, int64_t> index;
+};
+Sites& sites() {
+  static Sites all;
   return all;
 }
 
 int64_t site_of(int line, const char* file) {
-  static std::map<std::pair<const char*, int>, int64_t> known;
-  const auto found = known.find({file, line});
-  if (found != known.end() && found->second < int64_t(sites().size())) return found->second;
+  Sites& all = sites();
+  const auto found = all.index.find({file, line});
+  if (found != all.index.end()) return found->second;
   std::string name = file;
   name = name.substr(name.rfind('/') + 1) + ":" + std::to_string(line);
-  const auto same = std::find(sites().begin(), sites().end(), name);
-  const int64_t index = same - sites().begin();
-  if (same == sites().end()) sites().push_back(name);
-  known[{file, line}] = index;
+  const auto same = std::find(all.names.begin(), all.names.end(), name);  // of another source file, another address
+  const int64_t index = same - all.names.begin();
+  if (same == all.names.end()) all.names.push_back(name);
+  all.index[{file, line}] = index;
   return index;
 }
 
@@ -47,9 +52,9 @@ HostSettings& host_settings() {
 }
 
 std::vector<std::string> barrier_sites(bool clear) {
-  std::vector<std::string> all = sites();
-  if (clear) sites().clear();
-  return all;
+  const std::vector<std::string> names = sites().names;
+  if (clear) sites() = {};
+  return names;
 }
 
 // Fibres switch by _setjmp and _longjmp (no system call); ucontext only makes their stacks.

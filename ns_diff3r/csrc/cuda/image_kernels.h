@@ -114,7 +114,7 @@ struct SsimValuePass {
   }
 };
 
-// out = scale·Jᵀu + add∘added_image, each of u (all ones), add (1) and added_image (nothing) may be absent
+// out = scale·Jᵀ(window∘u) + added_weight∘added; null stands for ones, and for no second term
 template <class T>
 struct SsimVjpPass {
   static constexpr int kImages = 3;

@@ -71,7 +71,10 @@ struct StepLengthKernel {
 
   template <class Block>
   NS_KERNEL void operator()(Block& block, Shared& shared) const {
-    if (!running(state)) return;  // thread 0 changes that only behind the barriers of the sum
+    if (!running(state)) {
+      if (block.thread() == 0) state->undo = 0;  // what was to be undone has been, in the iteration before
+      return;
+    }
     const double curvature = sum_partials(block, shared, partial, num_partials);
     if (block.thread() != 0) return;
     state->step = state->rz / curvature;
@@ -216,18 +219,6 @@ struct DirectionKernel {
       const T step = T(state->step);
       for_elements(block, count, [&](int64_t i) { x[i] -= step * p[i]; });
     }
-  }
-};
-
-// So that an undone step is undone once.
-struct UndoneKernel {
-  static constexpr int kThreads = kWarp, kBlocksPerMultiprocessor = 1;
-  using Shared = NoShared;
-  SolveState* state;
-
-  template <class Block>
-  NS_KERNEL void operator()(Block& block, Shared&) const {
-    if (block.thread() == 0) state->undo = 0;
   }
 };
 

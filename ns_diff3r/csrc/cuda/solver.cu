@@ -64,7 +64,6 @@ void one_iteration(const Queue& queue, const SolveProblem<T>& s, bool refresh) {
     queue.launch(vector_partials(s.count), ResidualKernel<T>{s.state, s.count, s.b, s.q, s.r});
   }
   precondition(queue, s, !refresh, false);
-  queue.launch(1, UndoneKernel{s.state});
 }
 
 struct InitializeKernel {
