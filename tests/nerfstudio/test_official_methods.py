@@ -10,6 +10,8 @@ pytest.importorskip("nerfstudio")
 pytestmark = [pytest.mark.nerfstudio, pytest.mark.slow]
 
 from ns_diff3r.backbones import DepthSplatConfig  # noqa: E402
+from ns_diff3r.data import open_collection  # noqa: E402
+from ns_diff3r.data.chunk_conversion import scenes_to_chunks  # noqa: E402
 from ns_diff3r.training.checkpoint import checkpoints, load_checkpoint  # noqa: E402
 from ns_diff3r.training.published_state import MARK  # noqa: E402
 from tests.backbones.official_views import stirred  # noqa: E402
@@ -32,8 +34,10 @@ def official(tmp_path_factory):
     return path
 
 
-def test_from_a_published_file_through_training_evaluation_and_export(command, official, tmp_path):
-    options = ("diff3r-depthsplat", "--data", ROOM, "--output-dir", tmp_path, "--timestamp", "run", *SMALL)
+def test_from_a_published_file_and_chunks_through_training_and_evaluation(command, official, tmp_path):
+    data = tmp_path / "room"
+    scenes_to_chunks(open_collection(ROOM), data)
+    options = ("diff3r-depthsplat", "--data", data, "--output-dir", tmp_path, "--timestamp", "run", *SMALL)
     options += ("--pipeline.model.backbone.checkpoint", official, "--max-num-iterations", 2)
     done = command("ns-train", *options, **NAMES)
     assert "SHA-256" in done.stdout
