@@ -148,6 +148,15 @@ def test_the_official_scale_has_limits():
     assert umeyama_scale(predicted, moved(predicted, large)) == pytest.approx(1 / 3)
 
 
+def test_cameras_that_contradict_one_another_still_give_a_rotation():
+    for seed in range(30):
+        quats = torch.randn(2, 3, 4, generator=generator(seed), dtype=torch.float64)
+        centers = torch.randn(2, 3, 3, generator=generator(seed + 100), dtype=torch.float64)
+        given, predicted = (homogeneous(quats_to_rotations(q), c) for q, c in zip(quats, centers, strict=True))
+        found = aligning_similarity(given, predicted)
+        torch.testing.assert_close(torch.linalg.det(found.rotation), torch.ones((), dtype=torch.float64))
+
+
 def test_mirrored_centres_are_not_turned_inside_out():
     predicted = cameras(5)
     poses = rigid_inverse(predicted)

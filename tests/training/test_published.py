@@ -71,6 +71,10 @@ def test_a_file_that_changed_since_is_refused(official, tmp_path):
     torch.save(state, copy)
     with pytest.raises(ValueError, match="SHA-256"):
         load_weights(make_module(copy), module.state_dict(), "run.ckpt")
+    other = make_module(copy)
+    begin(other)  # holds the changed file already
+    with pytest.raises(ValueError, match="SHA-256"):
+        load_weights(other, module.state_dict(), "run.ckpt")
     copy.unlink()
     with pytest.raises(ValueError, match="no such file"):
         load_weights(make_module(copy), module.state_dict(), "run.ckpt")
