@@ -13,7 +13,7 @@ from ns_diff3r.training.published import begin_with_published_weights
 from ns_diff3r.training.published_state import MARK
 from ns_diff3r.training.run import load_weights
 from ns_diff3r.training.step import TrainingModule
-from tests.backbones.official_views import stirred
+from tests.backbones.official_views import depthsplat
 from tests.training.doubles import make_batch, make_config
 
 
@@ -21,9 +21,7 @@ from tests.training.doubles import make_batch, make_config
 def official(tmp_path_factory) -> Path:
     """A file as the authors publish them, with random weights."""
     path = tmp_path_factory.mktemp("hub") / "depthsplat.pth"
-    torch.manual_seed(5)
-    network = DepthSplatConfig().setup().network  # pyright: ignore[reportAttributeAccessIssue]
-    stirred(network)
+    network = depthsplat().network
     torch.save({f"encoder.{name}": value for name, value in network.state_dict().items()}, path)
     return path
 
