@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ns_diff3r.backbones.blocks.rotary import rotary_angles, rotated
+from ns_diff3r.backbones.blocks.vision_transformer import GatedFeedForward
 from ns_diff3r.backbones.depth_anything_3 import Architecture, DepthAnything3Network
 from ns_diff3r.backbones.depth_anything_3.alignment import aligning_similarity, umeyama_scale
 from ns_diff3r.backbones.depth_anything_3.cameras import homogeneous, rigid_inverse
@@ -93,6 +94,32 @@ def test_architectures_by_their_shapes():
     assert Architecture.of_weights(shapes) == Architecture("large", gaussians=False)
     with pytest.raises(ValueError, match="not 'tiny'"):
         Architecture("tiny")  # pyright: ignore[reportArgumentType]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", ["base", "large", "giant"])
+def test_larger_sizes_fit_together(size):
+    """Shapes alone, on the meta device: from images to raw Gaussians, with and without poses."""
+    with torch.device("meta"):
+        network = DepthAnything3Network(Architecture(size)).eval()
+        images, poses, Ks = torch.empty(2, 3, 42, 56), torch.eye(4).repeat(2, 1, 1), torch.eye(3).repeat(2, 1, 1)
+        for given in ((), (poses, Ks)):
+            output = network(images, *given)
+            assert output.raw is not None
+            assert output.raw.shape == (2, 38, 42, 56)
+            assert output.maps.depth.shape == (2, 42, 56)
+            assert output.cameras.world_to_camera.shape == (2, 4, 4)
+
+
+@torch.no_grad()
+def test_gated_layers_of_the_giant():
+    layer = GatedFeedForward(24).double()
+    assert layer.w12.weight.shape == (128, 24)
+    x = torch.randn(2, 5, 24, generator=generator(), dtype=torch.float64)
+    gate, value = (x @ w.T + b for w, b in zip(layer.w12.weight.chunk(2), layer.w12.bias.chunk(2), strict=True))
+    expected = (gate * gate.sigmoid() * value) @ layer.w3.weight.T + layer.w3.bias
+    torch.testing.assert_close(layer(x), expected)
+    assert GatedFeedForward(1536).w3.weight.shape == (1536, 4096)
 
 
 def cameras(count: int, apart: float = 1.0) -> torch.Tensor:
