@@ -9,9 +9,9 @@ import torch
 
 from ns_diff3r.backbones import DepthSplatConfig, UncertaintyHeadConfig
 from ns_diff3r.training.network import build_network
-from ns_diff3r.training.published import begin_with_published_weights
+from ns_diff3r.training.published import begin_with_published_weights, names_left_out
 from ns_diff3r.training.published_state import MARK
-from ns_diff3r.training.run import load_weights
+from ns_diff3r.training.run import NETWORK_PREFIX, load_weights
 from ns_diff3r.training.step import TrainingModule
 from tests.backbones.official_views import depthsplat
 from tests.training.doubles import make_batch, make_config
@@ -57,6 +57,16 @@ def test_a_checkpoint_names_the_frozen_backbone_and_finds_it_again(official, tmp
         assert torch.equal(value, expected), name
     assert "network." + MARK in other.state_dict()
     load_weights(other, module.state_dict(), "again")  # into one that holds them already
+
+
+def test_what_checkpoints_will_not_hold_is_known_before(official):
+    module = make_module(official)
+    left_out = names_left_out(module.network, NETWORK_PREFIX)
+    begin(module)
+    held = set(module.state_dict())
+    assert left_out == {name for name, _ in module.named_parameters()} - held
+    assert names_left_out(make_module(official, pretrain_steps=2).network, NETWORK_PREFIX) == set()
+    assert names_left_out(make_module(None).network, NETWORK_PREFIX) == set()
 
 
 def test_a_file_that_changed_since_is_refused(official, tmp_path):
