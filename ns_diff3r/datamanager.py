@@ -146,9 +146,12 @@ class Diff3RDataManager(FullImageDatamanager, VanillaDataManager):
     def next_eval(self, step: int) -> tuple[list[SceneBatch], dict[str, Any]]:
         """One evaluation item of the evaluation scenes, each in turn: its context, and its held-out images."""
         self.eval_count += 1
-        items = [
-            item for scene in self.collection.evaluation_scenes for item in self.batch_sampler.evaluation_items(scene)
-        ]
+        scenes = self.collection.evaluation_scenes
+        if not self.collection.is_read_ahead:  # one scene is read, not all
+            scenes = [scenes[step % len(scenes)]]
+        items = [item for scene in scenes for item in self.batch_sampler.evaluation_items(scene)]
+        if not items:  # an evaluation index leaves this scene out
+            return self.next_eval(step + 1)
         return [self.batch_sampler.load(items[step % len(items)]).to(self.device)], {}
 
     def next_eval_image(self, step: int) -> tuple[Cameras, dict[str, Any]]:

@@ -109,6 +109,15 @@ class Diff3RPipeline(VanillaPipeline):
         data, core = self.datamanager, self.model.core
         groups = core.network.param_groups()
         sizes = ", ".join(f"{name} {sum(p.numel() for p in group):,}" for name, group in groups.items())
+        if not data.collection.is_read_ahead:  # counting images would read every scene
+            counts = len(data.collection.training_scenes), len(data.collection.evaluation_scenes)
+            return "\n".join(
+                [
+                    f"{counts[0]} training scenes, {counts[1]} scenes to judge by, read when their turn comes",
+                    f"parameters: {sizes}; device: {self.device}",
+                    core.outer_loss.description,
+                ]
+            )
         images = sum(len(data.collection.training_indices(i)) for i in data.collection.training_scenes)
         held_out = sum(len(data.collection.evaluation_indices(i)) for i in data.collection.evaluation_scenes)
         lines = [

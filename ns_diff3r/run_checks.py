@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -56,12 +56,13 @@ def check_writable(folder: Path) -> None:
         raise OSError(f"{folder}: the output folder cannot be written: {error.strerror or error}") from error
 
 
-def check_space(folder: Path, module: nn.Module) -> None:
+def check_space(folder: Path, module: nn.Module, left_out: Collection[str] = ()) -> None:
     """OSError if the disk of an existing `folder` has no room for two checkpoints of `module`.
 
-    Two, because a new one is whole before the old one goes.
+    Two, because a new one is whole before the old one goes. `left_out` are names of parameters that they do not hold.
     """
-    numbers = sum(p.numel() * p.element_size() for p in module.parameters())
+    held = [parameter for name, parameter in module.named_parameters() if name not in left_out]
+    numbers = sum(parameter.numel() * parameter.element_size() for parameter in held)
     needed = 2 * COPIES_IN_CHECKPOINT * numbers
     free = shutil.disk_usage(folder).free
     if free < needed:

@@ -27,8 +27,8 @@ from .resuming import RunPlan, plan_run
 from .run_checks import check_data, check_space, check_writable, one_clear_error, say
 from .training.checkpoint import load_checkpoint, save_checkpoint
 from .training.config import TrainingConfig
-from .training.published import begin_with_published_weights
-from .training.run import RunSettings, load_weights, write_text
+from .training.published import begin_with_published_weights, names_left_out
+from .training.run import NETWORK_PREFIX, RunSettings, load_weights, write_text
 from .training.settings import to_plain
 from .training.weights import SETTINGS_FILE, open_weights
 
@@ -169,7 +169,8 @@ class Diff3RTrainer(Trainer):
 
     def setup_optimizers(self) -> Optimizers:
         """By the settings of training; groups without parameters have no optimiser."""
-        check_space(self.base_dir, self.pipeline.model.core)
+        core = self.pipeline.model.core
+        check_space(self.base_dir, core, names_left_out(core.network, NETWORK_PREFIX))
         groups = {name: group for name, group in self.pipeline.get_param_groups().items() if group}
         training = self.config.pipeline.model.training
         return Optimizers(group_optimizers(training, self.config.optimizers), groups)

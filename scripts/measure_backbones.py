@@ -39,20 +39,20 @@ def views_of(count: int, size: int, device: str) -> Views:
 
 
 @torch.no_grad()
-def measure(model: str, count: int, size: int, device: str, repeats: int) -> dict[str, float]:
+def measure(model: str, num_views: int, size: int, device: str, repeats: int) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     backbone = MODELS[model].setup().to(device).eval()
-    views = views_of(count, size, device)
-    seconds = []
+    views = views_of(num_views, size, device)
+    seconds, count = [], 0
     for _ in range(repeats):
         begin = time.perf_counter()
-        gaussians = backbone(views).gaussians
+        count = backbone(views).gaussians.num_gaussians
         if device == "cuda":
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - begin)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
     memory = torch.cuda.max_memory_allocated() / 2**20 if device == "cuda" else peak / 1024
-    return {"MiB": memory, "seconds": min(seconds), "Gaussians": gaussians.num_gaussians}
+    return {"MiB": memory, "seconds": min(seconds), "Gaussians": count}
 
 
 def main() -> None:

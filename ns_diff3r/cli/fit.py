@@ -127,9 +127,11 @@ class Fit:
     def _describe(self, loop: TrainingLoop) -> None:
         collection, network, training = loop.sampler.collection, loop.module.network, self.training
         counts = {name: sum(p.numel() for p in group) for name, group in network.param_groups().items()}
-        images = sum(len(collection.training_indices(scene)) for scene in collection.training_scenes)
+        known = collection.training_scenes if collection.is_read_ahead else ()
+        images = sum(len(collection.training_indices(scene)) for scene in known)
         boundary = training.stages.boundary(training.num_steps)
-        print(f"{self.data}: {len(collection.training_scenes)} scenes, {images} training images")
+        counted = f", {images} training images" if known else ", read when their turn comes"
+        print(f"{self.data}: {len(collection.training_scenes)} scenes{counted}")
         print(f"parameters: {', '.join(f'{name} {count:,}' for name, count in counts.items())}")
         print(f"steps: {boundary} feed-forward, {training.num_steps - boundary} through test-time optimisation")
         print(loop.module.outer_loss.description)
@@ -143,8 +145,9 @@ class Fit:
         from .tables import print_table, write_json
 
         sampler = loop.sampler
-        scene = sampler.collection.evaluation_scenes[0]
-        views = sampler.collection.views(scene, sampler.evaluation_items(scene)[0].targets[:1])
+        scenes = sampler.collection.evaluation_scenes
+        first = next(item for scene in scenes for item in sampler.evaluation_items(scene))
+        views = sampler.collection.views(first.scene, first.targets[:1])
         side = min(views.cameras.width, views.cameras.height)
         metrics = ImageMetrics.find(self.lpips_metric, self.training.losses.vgg_weights, side)
         result = evaluate(loop.module, sampler, metrics)

@@ -6,6 +6,7 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -15,6 +16,7 @@ from ..dataclass_state import DefaultsForMissingFields
 from .batches import SceneBatch
 from .collection import SceneCollection
 from .errors import SceneError, SceneWarning
+from .evaluation_index import IndexEntry, read_evaluation_index
 from .split import split_indices
 from .view_selection import central_view, covering_views, farthest_views, nearest_views, view_distances
 
@@ -53,6 +55,9 @@ class SamplerConfig(DefaultsForMissingFields):
     evaluation_context: tuple[int, ...] | None = None
     """These frames are the context views of evaluation, viewer and export, for a collection of one scene; default:
     chosen by the rule above."""
+    evaluation_index: Path | None = None
+    """JSON file that names the context and target frames of every scene to judge (pixelSplat's format, null entries
+    left out), instead of the rules above; scenes that it lacks are not judged."""
     seed: int = 0
     """Of every choice in training."""
 
@@ -91,6 +96,9 @@ class BatchSampler:
         self.config, self.collection = config, collection
         _check(config)
         _check_evaluation_context(config, collection)
+        self._index = None if config.evaluation_index is None else read_evaluation_index(config.evaluation_index)
+        if self._index is not None and not any(self._indexed(scene) for scene in collection.evaluation_scenes):
+            raise SceneError(f"{config.evaluation_index}: no scene of the data is in this evaluation index")
         for scene in collection.training_scenes if collection.is_read_ahead else ():
             self._warn_of_few(scene)
         self._distances = lru_cache(maxsize=256)(self._compute_distances)
@@ -156,8 +164,12 @@ class BatchSampler:
 
         nearest: the training images nearest to each; farthest: as `evaluation`. Images of equal context are one item. A
         scene without held-out images is judged on training images: those that `split` would hold out, or both of two.
-        An image is its own context only where a scene has no two others.
+        An image is its own context only where a scene has no two others. With an evaluation index it is what that says,
+        and [] for a scene that it leaves out.
         """
+        if self._index is not None:
+            entry = self._indexed(scene)
+            return [] if entry is None else [EvaluationItem(scene, entry.context, entry.targets, held_out=True)]
         candidates, (context, targets) = self.collection.training_indices(scene), self.evaluation(scene)
         held_out = bool(targets)
         if self.config.evaluation_context is not None:
@@ -176,6 +188,11 @@ class BatchSampler:
                 chosen = self._spread_views(distances, others)
             groups.setdefault(chosen, []).append(target)
         return [EvaluationItem(scene, chosen, tuple(members), held_out) for chosen, members in groups.items()]
+
+    def _indexed(self, scene: int) -> IndexEntry | None:
+        """What the evaluation index says of a scene; names of test scenes in chunks begin with a folder."""
+        name = self.collection.names[scene]
+        return None if self._index is None else self._index.get(name, self._index.get(name.rsplit("/", 1)[-1]))
 
     @property
     def _num_evaluation_context(self) -> int:

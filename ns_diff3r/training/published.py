@@ -46,6 +46,14 @@ def trains_backbone(training: TrainingConfig) -> bool:
     return training.stages.boundary(training.num_steps) > 0 or not training.stages.freeze_backbone
 
 
+def names_left_out(network: Diff3RNetwork, prefix: str) -> set[str]:
+    """Names of the parameters that checkpoints of a run will not hold, since published weights give them."""
+    backbone = network.backbone
+    if network.holds_backbone or not isinstance(backbone, PretrainedBackbone) or backbone.config.checkpoint is None:
+        return set()
+    return {prefix + name for name in frozen_names(network)}
+
+
 def completed_state(
     network: Diff3RNetwork, state: Mapping[str, Tensor], prefix: str, say: Callable[[str], None] = print
 ) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ns_diff3r.backbones.blocks.rotary import rotary_angles, rotated
+from ns_diff3r.backbones.blocks.vision_transformer import GatedFeedForward
 from ns_diff3r.backbones.depth_anything_3 import Architecture, DepthAnything3Network
 from ns_diff3r.backbones.depth_anything_3.alignment import aligning_similarity, umeyama_scale
 from ns_diff3r.backbones.depth_anything_3.cameras import homogeneous, rigid_inverse
@@ -95,6 +96,32 @@ def test_architectures_by_their_shapes():
         Architecture("tiny")  # pyright: ignore[reportArgumentType]
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("size", ["base", "large", "giant"])
+def test_larger_sizes_fit_together(size):
+    """Shapes alone, on the meta device: from images to raw Gaussians, with and without poses."""
+    with torch.device("meta"):
+        network = DepthAnything3Network(Architecture(size)).eval()
+        images, poses, Ks = torch.empty(2, 3, 42, 56), torch.eye(4).repeat(2, 1, 1), torch.eye(3).repeat(2, 1, 1)
+        for given in ((), (poses, Ks)):
+            output = network(images, *given)
+            assert output.raw is not None
+            assert output.raw.shape == (2, 38, 42, 56)
+            assert output.maps.depth.shape == (2, 42, 56)
+            assert output.cameras.world_to_camera.shape == (2, 4, 4)
+
+
+@torch.no_grad()
+def test_gated_layers_of_the_giant():
+    layer = GatedFeedForward(24).double()
+    assert layer.w12.weight.shape == (128, 24)
+    x = torch.randn(2, 5, 24, generator=generator(), dtype=torch.float64)
+    gate, value = (x @ w.T + b for w, b in zip(layer.w12.weight.chunk(2), layer.w12.bias.chunk(2), strict=True))
+    expected = (gate * gate.sigmoid() * value) @ layer.w3.weight.T + layer.w3.bias
+    torch.testing.assert_close(layer(x), expected)
+    assert GatedFeedForward(1536).w3.weight.shape == (1536, 4096)
+
+
 def cameras(count: int, apart: float = 1.0) -> torch.Tensor:
     """World-to-camera matrices, float64."""
     quats = torch.randn(count, 4, generator=generator(4), dtype=torch.float64)
@@ -146,6 +173,15 @@ def test_the_official_scale_has_limits():
     large = Similarity(torch.tensor(10.0).double(), torch.eye(3).double(), torch.zeros(3).double())
     assert umeyama_scale(moved(predicted, large), predicted) == 3.0
     assert umeyama_scale(predicted, moved(predicted, large)) == pytest.approx(1 / 3)
+
+
+def test_cameras_that_contradict_one_another_still_give_a_rotation():
+    for seed in range(30):
+        quats = torch.randn(2, 3, 4, generator=generator(seed), dtype=torch.float64)
+        centers = torch.randn(2, 3, 3, generator=generator(seed + 100), dtype=torch.float64)
+        given, predicted = (homogeneous(quats_to_rotations(q), c) for q, c in zip(quats, centers, strict=True))
+        found = aligning_similarity(given, predicted)
+        torch.testing.assert_close(torch.linalg.det(found.rotation), torch.ones((), dtype=torch.float64))
 
 
 def test_mirrored_centres_are_not_turned_inside_out():

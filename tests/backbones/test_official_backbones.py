@@ -171,3 +171,17 @@ def test_large_photographs_are_made_smaller():
     prediction = depth_anything_3(max_size=56)(views)
     assert prediction.grid == (2, 28, 56)
     torch.testing.assert_close(prediction.cameras.Ks[:, 0, 2], torch.full((2,), 60.0))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["depthsplat", "da3"])
+def test_autocast_leaves_depths_and_gaussians_alone(kind):
+    views, _ = wall_views(num_views=2, size=(32, 48))
+    network = KINDS[kind]()
+    expected = network(views).gaussians
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        actual = network(views).gaussians
+    actual.check_finite()
+    assert actual.dtype == torch.float32
+    if kind == "depthsplat":  # DA3's trunk may run in half precision, its heads do not
+        assert all(torch.equal(a, b) for a, b in zip(actual.leaves(), expected.leaves(), strict=True))

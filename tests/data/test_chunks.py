@@ -187,3 +187,23 @@ def test_a_real_scene_through_chunks(dev_scenes, tmp_path):
     a, b = (scene.views(range(3), max_size=96) for scene in (original, through))
     assert torch.equal(a.images, b.images)
     torch.testing.assert_close(a.cameras.viewmats, b.cameras.viewmats, rtol=1e-5, atol=1e-4)
+
+
+def test_an_evaluation_index_says_what_is_judged(chunks, tmp_path):
+    path = tmp_path / "index.json"
+    entries = {"scene_5": {"context": [0, 4], "target": [1, 2, 3]}, "scene_4": None, "elsewhere": None}
+    path.write_text(json.dumps(entries))
+    collection = open_collection(chunks, CollectionConfig(max_size=48))
+    sampler = BatchSampler(SamplerConfig(evaluation_index=path), collection)
+    (scene,) = collection.evaluation_scenes
+    (item,) = sampler.evaluation_items(scene)
+    assert (item.context, item.targets, item.held_out) == ((0, 4), (1, 2, 3), True)
+    assert sampler.load(item).targets.num_views == 3
+    assert sampler.evaluation_items(collection.names.index("scene_4")) == []
+    path.write_text(json.dumps({"elsewhere": {"context": [0, 1], "target": [2]}}))
+    with pytest.raises(SceneError, match="no scene of the data"):
+        BatchSampler(SamplerConfig(evaluation_index=path), collection)
+    for wrong in ({"scene_5": {"context": [0], "target": "all"}}, {"scene_5": 3}, {"scene_5": {"context": [-1]}}):
+        path.write_text(json.dumps(wrong))
+        with pytest.raises(SceneError, match="scene_5"):
+            BatchSampler(SamplerConfig(evaluation_index=path), collection)

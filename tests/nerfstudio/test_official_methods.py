@@ -9,10 +9,11 @@ import torch
 pytest.importorskip("nerfstudio")
 pytestmark = [pytest.mark.nerfstudio, pytest.mark.slow]
 
-from ns_diff3r.backbones import DepthSplatConfig  # noqa: E402
+from ns_diff3r.data import open_collection  # noqa: E402
+from ns_diff3r.data.chunk_conversion import scenes_to_chunks  # noqa: E402
 from ns_diff3r.training.checkpoint import checkpoints, load_checkpoint  # noqa: E402
 from ns_diff3r.training.published_state import MARK  # noqa: E402
-from tests.backbones.official_views import stirred  # noqa: E402
+from tests.backbones.official_views import depthsplat  # noqa: E402
 from tests.nerfstudio.conftest import ROOM, SMALL  # noqa: E402
 
 # Until the package's own entry points are installed anew, this is how nerfstudio finds them.
@@ -25,15 +26,15 @@ NAMES = {"NERFSTUDIO_METHOD_CONFIGS": METHODS}
 @pytest.fixture(scope="module")
 def official(tmp_path_factory):
     path = tmp_path_factory.mktemp("hub") / "depthsplat.pth"
-    torch.manual_seed(5)
-    network = DepthSplatConfig().setup().network  # pyright: ignore[reportAttributeAccessIssue]
-    stirred(network)
+    network = depthsplat().network
     torch.save({f"encoder.{name}": value for name, value in network.state_dict().items()}, path)
     return path
 
 
-def test_from_a_published_file_through_training_evaluation_and_export(command, official, tmp_path):
-    options = ("diff3r-depthsplat", "--data", ROOM, "--output-dir", tmp_path, "--timestamp", "run", *SMALL)
+def test_from_a_published_file_and_chunks_through_training_and_evaluation(command, official, tmp_path):
+    data = tmp_path / "room"
+    scenes_to_chunks(open_collection(ROOM), data)
+    options = ("diff3r-depthsplat", "--data", data, "--output-dir", tmp_path, "--timestamp", "run", *SMALL)
     options += ("--pipeline.model.backbone.checkpoint", official, "--max-num-iterations", 2)
     done = command("ns-train", *options, **NAMES)
     assert "SHA-256" in done.stdout

@@ -9,11 +9,11 @@ import torch
 
 from ns_diff3r.backbones import DepthSplatConfig, UncertaintyHeadConfig
 from ns_diff3r.training.network import build_network
-from ns_diff3r.training.published import begin_with_published_weights
+from ns_diff3r.training.published import begin_with_published_weights, names_left_out
 from ns_diff3r.training.published_state import MARK
-from ns_diff3r.training.run import load_weights
+from ns_diff3r.training.run import NETWORK_PREFIX, load_weights
 from ns_diff3r.training.step import TrainingModule
-from tests.backbones.official_views import stirred
+from tests.backbones.official_views import depthsplat
 from tests.training.doubles import make_batch, make_config
 
 
@@ -21,9 +21,7 @@ from tests.training.doubles import make_batch, make_config
 def official(tmp_path_factory) -> Path:
     """A file as the authors publish them, with random weights."""
     path = tmp_path_factory.mktemp("hub") / "depthsplat.pth"
-    torch.manual_seed(5)
-    network = DepthSplatConfig().setup().network  # pyright: ignore[reportAttributeAccessIssue]
-    stirred(network)
+    network = depthsplat().network
     torch.save({f"encoder.{name}": value for name, value in network.state_dict().items()}, path)
     return path
 
@@ -61,6 +59,16 @@ def test_a_checkpoint_names_the_frozen_backbone_and_finds_it_again(official, tmp
     load_weights(other, module.state_dict(), "again")  # into one that holds them already
 
 
+def test_what_checkpoints_will_not_hold_is_known_before(official):
+    module = make_module(official)
+    left_out = names_left_out(module.network, NETWORK_PREFIX)
+    begin(module)
+    held = set(module.state_dict())
+    assert left_out == {name for name, _ in module.named_parameters()} - held
+    assert names_left_out(make_module(official, pretrain_steps=2).network, NETWORK_PREFIX) == set()
+    assert names_left_out(make_module(None).network, NETWORK_PREFIX) == set()
+
+
 def test_a_file_that_changed_since_is_refused(official, tmp_path):
     module, copy = make_module(official), tmp_path / "moved.pth"
     begin(module)
@@ -71,6 +79,10 @@ def test_a_file_that_changed_since_is_refused(official, tmp_path):
     torch.save(state, copy)
     with pytest.raises(ValueError, match="SHA-256"):
         load_weights(make_module(copy), module.state_dict(), "run.ckpt")
+    other = make_module(copy)
+    begin(other)  # holds the changed file already
+    with pytest.raises(ValueError, match="SHA-256"):
+        load_weights(other, module.state_dict(), "run.ckpt")
     copy.unlink()
     with pytest.raises(ValueError, match="no such file"):
         load_weights(make_module(copy), module.state_dict(), "run.ckpt")

@@ -8,14 +8,13 @@ from dataclasses import dataclass, field
 from itertools import chain
 from typing import Literal
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
 from ...splats import Cameras, Views
 from ..blocks import PATCH_SIZE
-from ..blocks.normalization import normalized
+from ..blocks.numerics import full_precision, normalized
 from ..pretrained import PretrainedBackbone, PretrainedConfig
 from ..protocol import Backbone, Prediction
 from ..weights.catalogue import DEPTH_ANYTHING_3, PublishedFile, official_for
@@ -115,7 +114,7 @@ class DepthAnything3Backbone(PretrainedBackbone):
         output = self.network(normalized(images), given, Ks)
         assert output.raw is not None
         assert output.features is not None
-        with torch.autocast(context.device.type, enabled=False):
+        with full_precision(context.device):
             gaussians = pixel_gaussians(output.raw, output.maps.depth, output.cameras).gaussians()
             world = aligning_similarity(cameras.viewmats, output.cameras.world_to_camera)
             gaussians = world.apply_gaussians(gaussians)

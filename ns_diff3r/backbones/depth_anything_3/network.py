@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..blocks.numerics import full_precision
 from .architecture import Architecture
 from .cameras import CameraDecoder, CameraEncoder, PredictedCameras
 from .heads import DepthHead, DepthMaps, GaussianHead
@@ -65,13 +66,12 @@ class DepthAnything3Network(nn.Module):
         size = (images.shape[-2], images.shape[-1])
         if (world_to_camera is None) != (Ks is None):
             raise ValueError("Depth Anything 3 takes poses and intrinsics together, or neither")
-        device = images.device.type
         tokens = None
         if world_to_camera is not None and Ks is not None:
-            with torch.autocast(device, enabled=False):
+            with full_precision(images.device):
                 tokens = self.cam_enc(world_to_camera, Ks, size)
         trunk = self.backbone(images, tokens)
-        with torch.autocast(device, enabled=False):
+        with full_precision(images.device):
             features = [layer.float() if layer.dtype is torch.bfloat16 else layer for layer in trunk.features]
             maps = self.head(features, size)
             cameras = self.cam_dec(trunk.camera.to(features[0].dtype), size)

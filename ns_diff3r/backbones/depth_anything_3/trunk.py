@@ -57,7 +57,7 @@ class AlternatingTransformer(VisionTransformer):
             if index == start - 1 and num_views >= REFERENCE_FROM and camera_tokens is None:
                 reference = reference_view(tokens[:, 0])
                 order = torch.cat([order[reference : reference + 1], order[:reference], order[reference + 1 :]])
-                tokens, local = tokens[order], local[order]
+                tokens = tokens[order]
             if index == start:
                 tokens = torch.cat([self._camera_tokens(camera_tokens, num_views)[:, None], tokens[:, 1:]], dim=1)
             if index >= start and index % 2 == 1:

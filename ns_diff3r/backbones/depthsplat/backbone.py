@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 
 from ...splats import Gaussians, Views
+from ..blocks.numerics import full_precision
 from ..pretrained import PretrainedBackbone, PretrainedConfig
 from ..protocol import Backbone, Prediction
 from ..weights.catalogue import DEPTHSPLAT, PublishedFile, official_for
@@ -95,7 +96,7 @@ class DepthSplatBackbone(PretrainedBackbone):
             ValueError: fewer than two views, no near or far, images smaller than MIN_SIZE.
         """
         near, far = _checked_range(context)
-        with torch.autocast(context.device.type, enabled=False):
+        with full_precision(context.device):
             dtype = next(self.parameters()).dtype
             images = self._padded(context.images.to(dtype).permute(0, 3, 1, 2).clamp(0, 1))
             unit = self.config.reference_near / float(near.min()) if self.config.reference_near else 1.0

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..blocks.normalization import normalized
+from ..blocks.numerics import normalized
 from .depth_predictor import DepthPredictor, SweptDepth
 from .gaussians import NUM_CHANNELS
 from .plane_sweep import other_views

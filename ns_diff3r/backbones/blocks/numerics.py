@@ -1,13 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ImageNet's mean and standard deviation, which vision transformers expect to be taken out of images."""
+"""What all networks do with numbers: ImageNet's mean and deviation taken out of images, no half precision."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 MEAN = (0.485, 0.456, 0.406)
 STANDARD_DEVIATION = (0.229, 0.224, 0.225)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Autocast does nothing within this context; where shapes alone are computed there is none."""
+    return nullcontext() if device.type == "meta" else torch.autocast(device.type, enabled=False)
 
 
 def normalized(images: Float[Tensor, "V 3 H W"]) -> Float[Tensor, "V 3 H W"]:
