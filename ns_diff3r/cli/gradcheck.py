@@ -53,11 +53,13 @@ class Gradcheck:
     scene: tyro.conf.OmitArgPrefixes[SmallScene]
     steps: int = 50
     """Inner steps."""
-    optimizer: Literal["adam", "sgd", "gauss_newton"] = "adam"
+    optimizer: Literal["adam", "sgd", "lm", "gauss_newton"] = "adam"
     """Inner optimiser."""
     learning_rate_factor: float = 1.0
     """Multiplies the default learning rate of every group."""
-    loss: Literal["l1", "mse", "huber"] = "l1"
+    rate_decay: Literal["constant", "exponential", "cosine"] = "constant"
+    """How learning rates fall, to a hundredth at the last step."""
+    loss: Literal["l1", "mse", "huber", "charbonnier"] = "l1"
     """Penalty of the inner loss."""
     ssim_weight: float = 0.2
     """Share of 1 - SSIM in the inner loss."""
@@ -103,12 +105,14 @@ class Gradcheck:
         """Settings of the layer under test."""
         from ..solver import ImageLoss, LearningRates, PCGConfig, TTOConfig
         from ..solver.backward import BackwardMode
+        from ..solver.inner import RateSchedule
 
         rates = {name: self.learning_rate_factor * rate for name, rate in asdict(LearningRates()).items()}
         return TTOConfig(
             num_steps=self.steps,
             optimizer=self.optimizer,
             learning_rates=LearningRates(**rates),
+            rate_schedule=RateSchedule(self.rate_decay),
             loss=ImageLoss(kind=self.loss, ssim_weight=self.ssim_weight),
             frozen_groups=self.frozen_groups,
             backward_mode=BackwardMode(self.backward_mode),
