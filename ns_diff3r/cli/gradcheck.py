@@ -53,11 +53,13 @@ class Gradcheck:
     scene: tyro.conf.OmitArgPrefixes[SmallScene]
     steps: int = 50
     """Inner steps."""
-    optimizer: Literal["adam", "sgd", "gauss_newton"] = "adam"
+    optimizer: Literal["adam", "sgd", "lm", "gauss_newton"] = "adam"
     """Inner optimiser."""
     learning_rate_factor: float = 1.0
     """Multiplies the default learning rate of every group."""
-    loss: Literal["l1", "mse", "huber"] = "l1"
+    rate_decay: Literal["constant", "exponential", "cosine"] = "constant"
+    """How learning rates fall, to a hundredth at the last step."""
+    loss: Literal["l1", "mse", "huber", "charbonnier"] = "l1"
     """Penalty of the inner loss."""
     ssim_weight: float = 0.2
     """Share of 1 - SSIM in the inner loss."""
@@ -77,9 +79,13 @@ class Gradcheck:
     """Directions per group; below 500 Gaussians all coordinates are used unless `few_directions` is set."""
     few_directions: bool = False
     """Use `directions` below 500 Gaussians too."""
-    step: float = 1e-3
-    """Largest change of a parameter in a difference, in learning rates of its group; of a λ, relative to it. Larger
-    steps meet the jumps that Adam has where a parameter's first gradient changes its sign."""
+    step: float = 1e-5
+    """Largest change of a parameter in a difference, in learning rates of its group. Larger steps meet the jumps that
+    Adam has where a parameter's first gradient changes its sign: at 260,000 parameters 1e-3 met so many of them that
+    cosines fell to 0.5."""
+    prior_step: float = 1e-3
+    """Largest change of a λ in a difference, relative to it. The first gradient does not depend on λ, and smaller
+    steps drown in rounding."""
     modes: tuple[ModeName, ...] = ()
     """Compare these backward modes instead of checking one: with differences, with the exact adjoint, by the decrease
     of the outer loss after a step, and by what they cost."""
@@ -103,12 +109,14 @@ class Gradcheck:
         """Settings of the layer under test."""
         from ..solver import ImageLoss, LearningRates, PCGConfig, TTOConfig
         from ..solver.backward import BackwardMode
+        from ..solver.inner import RateSchedule
 
         rates = {name: self.learning_rate_factor * rate for name, rate in asdict(LearningRates()).items()}
         return TTOConfig(
             num_steps=self.steps,
             optimizer=self.optimizer,
             learning_rates=LearningRates(**rates),
+            rate_schedule=RateSchedule(self.rate_decay),
             loss=ImageLoss(kind=self.loss, ssim_weight=self.ssim_weight),
             frozen_groups=self.frozen_groups,
             backward_mode=BackwardMode(self.backward_mode),
@@ -232,11 +240,12 @@ def check(
     with Progress(transient=True) as progress:
         task = progress.add_task("finite differences", total=total)
         for seed, (name, part) in enumerate(groups.items()):
+            unit, sizes = rates[name] or max(rates.values()), (options.prior_step, options.step)
             by_name = {
-                "λ": (lambda x: recorded(point, x), multiplier, by_multiplier, multiplier[part]),
-                "θ⁰": (lambda x: recorded(x, multiplier), point, by_start, rates[name] or max(rates.values())),
+                "λ": (lambda x: recorded(point, x), multiplier, by_multiplier, multiplier[part], sizes[0]),
+                "θ⁰": (lambda x: recorded(x, multiplier), point, by_start, unit, sizes[1]),
             }
-            for to, (function, at, gradient, unit) in by_name.items():
+            for to, (function, at, gradient, unit, size) in by_name.items():
                 agreement = compare(
                     function,
                     at,
@@ -245,7 +254,7 @@ def check(
                     unit,
                     count,
                     seed,
-                    options.step,
+                    size,
                     progress=lambda: progress.advance(task),
                 )
                 rows.append({"gradient to": to, "group": name, **asdict(agreement)})

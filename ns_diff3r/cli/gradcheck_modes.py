@@ -38,7 +38,7 @@ def compare_modes(options: Gradcheck, config: TTOConfig, start: Gaussians, conte
                     options.modes,
                     dtype,
                     options.directions,
-                    options.step,
+                    (options.step, options.prior_step),
                     lambda task=task: progress.advance(task),
                 )
             key = {"steps": steps, "λ": prior}

@@ -208,7 +208,7 @@ def measure_modes(
     names: Sequence[str],
     dtype: torch.dtype,
     count: int,
-    size: float,
+    sizes: tuple[float, float],
     progress: Callable[[], object] = lambda: None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(one row a mode, one row a mode, gradient and group).
@@ -216,13 +216,14 @@ def measure_modes(
     Args:
         dtype: precision of the modes; differences are always in float64.
         count: directions per group for differences; 0: none, the exact adjoint is the only truth.
-        size: step of the differences, in units.
+        sizes: steps of the differences to θ⁰ and to λ, in units.
         progress: called once a direction.
     """
     found = {name: mode_gradient(problem, name, dtype) for name in dict.fromkeys((EXACT, *names))}
     exact = found[EXACT]
     ruler = Ruler(problem, exact)
-    truth = {to: ruler.differences(to == "λ", count, size, progress) if count else {} for to in ("θ⁰", "λ")}
+    steps = dict(zip(("θ⁰", "λ"), sizes, strict=True))
+    truth = {to: ruler.differences(to == "λ", count, size, progress) if count else {} for to, size in steps.items()}
     steepest = {to: ruler.decrease(_of(exact, to), to == "λ", DECREASE_STEP) for to in truth}
     summary, details = [], []
     for name in names:

@@ -18,6 +18,9 @@ from ..cuda_launch import usable
 from . import cuda_ops
 from .native import address, is_native, native
 
+CACHED = 1 << 16
+"""Numbers that plain torch works on at a time where it needs many temporary vectors, so that they stay in the cache."""
+
 
 class ParameterRange(NamedTuple):
     """A stretch of the flat layout, usually one attribute group."""
@@ -185,21 +188,22 @@ def adam_adjoint(
     """
     first_correction, second_correction = 1.0 - betas[0] ** step, 1.0 - betas[1] ** step
     for r in ranges:
-        part = slice(r.begin, r.end)
         if r.frozen:
-            out[part] = 0
+            out[r.begin : r.end] = 0
             continue
-        g, m, s, w = (vector[part].double() for vector in (gradient, *moments, cotangent))
-        u_first, u_second = (vector[part] for vector in adjoints)
-        root = (s / second_correction).sqrt_()
-        scale = root + epsilon
-        by_first = torch.where(s > 0, -(r.learning_rate / first_correction) / scale, 0.0)
-        by_second = torch.where(s > 0, -by_first * (m / scale) / (2 * second_correction * root), 0.0)
-        u_first.addcmul_(by_first, w)
-        u_second.addcmul_(by_second, w)
-        out[part] = (1.0 - betas[0]) * u_first + 2.0 * (1.0 - betas[1]) * g * u_second
-        u_first.mul_(betas[0])
-        u_second.mul_(betas[1])
+        for begin in range(r.begin, r.end, CACHED):
+            part = slice(begin, min(r.end, begin + CACHED))
+            g, m, s, w = (vector[part].double() for vector in (gradient, *moments, cotangent))
+            u_first, u_second = (vector[part] for vector in adjoints)
+            root = (s / second_correction).sqrt_()
+            scale = root + epsilon
+            by_first = torch.where(s > 0, -(r.learning_rate / first_correction) / scale, 0.0)
+            by_second = torch.where(s > 0, -by_first * (m / scale) / (2 * second_correction * root), 0.0)
+            u_first.addcmul_(by_first, w)
+            u_second.addcmul_(by_second, w)
+            out[part] = (1.0 - betas[0]) * u_first + 2.0 * (1.0 - betas[1]) * g * u_second
+            u_first.mul_(betas[0])
+            u_second.mul_(betas[1])
 
 
 def prior_adjoint(

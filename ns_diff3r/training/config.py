@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..dataclass_state import DefaultsForMissingFields
-from ..solver import LearningRates, PCGConfig, TTOConfig
+from ..solver import BackwardMode, LearningRates, PCGConfig, TTOConfig
 from .stages import Stage, StageConfig
 
 
@@ -124,4 +124,7 @@ class TrainingConfig(DefaultsForMissingFields):
     def evaluation_config(self, num_steps: int | None = None) -> TTOConfig:
         """The same for evaluation, with `num_steps` steps, or as many as `tto_steps_eval` or training says."""
         chosen = self.tto_steps_eval if num_steps is None else num_steps
-        return self.layer_config() if chosen is None else replace(self.layer_config(), num_steps=chosen)
+        config = self.layer_config()
+        if config.backward_mode == BackwardMode.METAGRAD:  # whose anchors would ask for a least number of steps
+            config = replace(config, backward_mode=BackwardMode.NONE)
+        return config if chosen is None else replace(config, num_steps=chosen)

@@ -5,9 +5,10 @@ import logging
 
 import pytest
 
-from ns_diff3r.solver import BackwardConfig, DifferentiableTTO, TTOConfig
+from ns_diff3r.solver import BackwardConfig, DifferentiableTTO, LearningRates, TTOConfig, penalties
 from ns_diff3r.solver.backward import BackwardMode, make_backward_pass
 from ns_diff3r.solver.backward.combinations import check_combination
+from ns_diff3r.splats import GROUPS
 from tests.solver.layer_calls import config_of, watched
 
 
@@ -20,6 +21,7 @@ from tests.solver.layer_calls import config_of, watched
         ({"backward_mode": "unroll", "backend": "native"}, '"reference"'),
         ({"backward_mode": "unroll", "backend": "reference", "optimizer": "gauss_newton"}, "adam and sgd"),
         ({"backward_mode": "newton"}, "newton"),
+        ({"backward_mode": "adjoint", "optimizer": "lm"}, "adam and sgd"),
     ],
 )
 def test_impossible_combinations_are_refused_when_the_settings_are_made(settings, message):
@@ -64,3 +66,25 @@ def test_implicit_warns_once_in_the_life_of_a_layer(dense, caplog):
     DifferentiableTTO(config_of(num_steps=1, backward_mode="adjoint")).train()(watched(init), 0.5, context)
     DifferentiableTTO(config_of(num_steps=1)).eval()(watched(init), 0.5, context)
     assert not caplog.records
+
+
+def test_levenberg_marquardt_needs_a_loss_that_it_can_weight(monkeypatch):
+    monkeypatch.setattr(penalties, "WITH_CURVATURE", ("mse",))
+    TTOConfig(optimizer="adam")
+    for optimizer in ("lm", "gauss_newton"):
+        with pytest.raises(ValueError, match="need a curvature"):
+            TTOConfig(optimizer=optimizer)
+
+
+def test_a_gradient_that_explodes_is_told(dense):
+    """Rates far beyond what the curvature allows: every step multiplies the gradient."""
+    init, context, _ = dense()
+    reports = []
+    for rate in (0.01, 300.0):
+        rates = LearningRates(**dict.fromkeys(GROUPS, rate))
+        config = config_of(num_steps=6, optimizer="sgd", learning_rates=rates, backward_mode="adjoint")
+        theta, solution = DifferentiableTTO(config).eval()(watched(init), None, context)
+        theta.flatten().square().sum().backward()
+        reports.append(solution.backward.warnings)
+    assert reports[0] == []
+    assert "chaos" in reports[1][0]

@@ -175,3 +175,34 @@ def test_results_do_not_depend_on_the_number_of_threads(dtype):
     for numbers, tensors in results[1:]:
         assert numbers == results[0][0]
         assert all(torch.equal(a, b) for a, b in zip(tensors, results[0][1], strict=True))
+
+
+def test_adam_adjoint_is_the_derivative_of_adam_in_chunks_of_any_size(monkeypatch):
+    """Against autograd of three steps; where nothing has ever come, the derivative is 0."""
+    generator = torch.Generator().manual_seed(0)
+    gradients = 1e-3 * torch.randn(3, 30, generator=generator, dtype=torch.float64)
+    gradients[:, 7] = 0.0
+    gradients[0, 8] = 0.0
+    cotangent = torch.randn(30, generator=generator, dtype=torch.float64)
+    ranges = [ParameterRange(0, 20, 0.1, False), ParameterRange(20, 24, 0.1, True), ParameterRange(24, 30, 0.3, False)]
+    rates = torch.tensor([0.1] * 20 + [0.0] * 4 + [0.3] * 6, dtype=torch.float64)
+    leaves = gradients.clone().requires_grad_()
+    m, s = torch.zeros(30, dtype=torch.float64), torch.zeros(30, dtype=torch.float64)
+    theta, moments = torch.zeros(30, dtype=torch.float64), []
+    for k, g in enumerate(leaves, start=1):
+        m, s = 0.9 * m + 0.1 * g, 0.999 * s + 0.001 * g**2
+        moments.append((m.detach(), s.detach()))
+        root = torch.where(s > 0, s, 1.0).sqrt() / (1 - 0.999**k) ** 0.5
+        theta = theta - torch.where(s > 0, rates * m / (1 - 0.9**k) / (root + 1e-15), 0.0)
+    expected = torch.autograd.grad((theta * cotangent).sum(), leaves)[0]
+    for chunk in (1 << 16, 7):
+        monkeypatch.setattr(vector_ops, "CACHED", chunk)
+        adjoints = (torch.zeros(30, dtype=torch.float64), torch.zeros(30, dtype=torch.float64))
+        for k in (3, 2, 1):
+            out = torch.empty(30, dtype=torch.float64)
+            vector_ops.adam_adjoint(
+                ranges, (0.9, 0.999), 1e-15, k, gradients[k - 1], moments[k - 1], cotangent, adjoints, out
+            )
+            torch.testing.assert_close(out, expected[k - 1], rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
+            assert not out[20:24].any()
+            assert float(out[7]) == 0.0

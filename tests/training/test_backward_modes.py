@@ -84,3 +84,9 @@ def test_horizons_of_metagrad_follow_the_step():
         output = module.eval()([batch], 3)
     assert output.scenes[0].scalars["inner_steps"] == 3
     assert math.isfinite(output.scenes[0].scalars["psnr_after"])
+
+
+def test_evaluation_of_metagrad_takes_any_number_of_steps():
+    module = module_of("metagrad", metagrad=MetaGradConfig(stride=3, min_steps=0, max_steps=0))
+    assert module.config.evaluation_config(1).num_steps == 1
+    assert module.config.evaluation_config().num_steps == 3

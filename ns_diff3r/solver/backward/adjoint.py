@@ -32,6 +32,9 @@ from .hessian_products import make_hessian_product
 from .protocol import BackwardInfo, BackwardMode, BackwardResult, FinishedTTO, RerunSteps
 from .tape import RecomputationTape, SnapshotTape
 
+LARGEST_GROWTH = 100.0
+"""Of the gradient through the steps, before a warning."""
+
 
 class Adjoint:
     """Back through all steps."""
@@ -82,6 +85,22 @@ class Adjoint:
                 vector_ops.prior_adjoint(record.theta, prior.anchor, prior.strength, by_gradient, w, start, multiplier)
             info.iterations += 1
             del at  # its memory serves the next step
+        growth = self._growth(finished, optimizer, gradient, w)
+        if growth > LARGEST_GROWTH:
+            info.warnings.append(
+                f"the gradient grew {growth:.2g}-fold on its way back through {info.iterations} steps: the result "
+                "depends on the initialisation as chaos does. Fewer steps, falling learning rates (rate_schedule) or a "
+                "larger λ keep it regular"
+            )
         if prior is None or start is None or multiplier is None:
             return BackwardResult(w, None, info)
         return BackwardResult(w.add_(start), prior.times_scale(multiplier), info)
+
+    @staticmethod
+    def _growth(finished: FinishedTTO, optimizer: DifferentiableOptimizer, before: Tensor, after: Tensor) -> float:
+        """|after| / |before|, every parameter measured in learning rates of the first step; 0 if there was nothing."""
+        rates, sizes = optimizer.rates(0), [0.0, 0.0]
+        for name, part in finished.template.group_slices().items():
+            for i, vector in enumerate((before, after)):
+                sizes[i] += rates[name] ** 2 * vector_ops.dot(vector[part], vector[part])
+        return math.sqrt(sizes[1] / sizes[0]) if sizes[0] > 0.0 else 0.0

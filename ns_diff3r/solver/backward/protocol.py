@@ -69,7 +69,7 @@ class FinishedTTO:
     @cached_property
     def evaluation(self) -> Evaluation:
         """Renderer and loss linearised at θ*: made on first use, then kept for the life of this object."""
-        return self.problem.evaluate(self.template.unflatten(self.theta), self.trajectory.num_steps)
+        return self.problem.evaluate(self.template.unflatten(self.theta), None)
 
     @cached_property
     def operator(self) -> NormalOperator:

@@ -133,10 +133,11 @@ def run_trajectory(
     deadline = math.inf if time_budget is None else time.perf_counter() + time_budget
 
     for step in range(num_steps + 1):
-        evaluation = first if first is not None else problem.evaluate(start.unflatten(theta), first_step + step)
+        late = time.perf_counter() >= deadline
+        number = None if late else first_step + step  # what ends here is measured as a result
+        evaluation = first if first is not None else problem.evaluate(start.unflatten(theta), number)
         first = None
         point = InnerPoint(theta, evaluation.linearization, evaluation.loss, prior, frozen, first_step + step)
-        late = time.perf_counter() >= deadline
         if step == num_steps or late or (stationarity_tolerance > 0.0 and step > 0):
             _, statistics = point.total_gradient()
             stationary = step > 0 and _reached(statistics, norms[0], frozen, stationarity_tolerance)
