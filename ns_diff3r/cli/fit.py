@@ -35,7 +35,7 @@ class Fit:
     """
 
     data: Path
-    """A scene, or a folder of scenes."""
+    """A scene, a folder of scenes, or "generated": scenes made from a seed while they are used."""
     output: Path = Path("outputs/fit")
     """Folder of the run: settings.json, metrics.jsonl, checkpoints, evaluation.json, comparison.png."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -65,10 +65,11 @@ class Fit:
 
     def settings(self) -> RunSettings:
         """What determines the run."""
+        from ..data.generated_settings import is_generated
         from ..training.run import RunSettings
 
         return RunSettings(
-            data=Path(os.path.abspath(self.data)),
+            data=self.data if is_generated(self.data) else Path(os.path.abspath(self.data)),
             backbone=self.backbone,
             uncertainty=self.uncertainty,
             collection=self.collection,

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from .materials import MaterialTable
-from .solids import Shape, Solid, SolidTable, first_hits, intersect
+from .solids import Shape, Solid, SolidTable, first_hits, intersect, unit
 from .textures import TextureBank
 from .world import Light, World
 
@@ -111,11 +111,11 @@ class Drawable:
         """First hits; each solid is tried on the rectangle of pixels that its bounding ball covers."""
         nearest = torch.full(rays.shape[1:], torch.inf)
         which = torch.full(rays.shape[1:], -1)
-        for index, solid in enumerate(self.solids):
-            window = _window(solid, rotation, center, K, rays.shape[2], rays.shape[3])
-            if window is None:
+        windows = self._windows(rotation, center, K, rays.shape[2], rays.shape[3])
+        for index, (top, bottom, left, right) in enumerate(windows):
+            if top >= bottom or left >= right:
                 continue
-            part = (slice(None), *window)
+            solid, part = self.solids[index], (slice(None), slice(top, bottom), slice(left, right))
             tested = rays[(slice(None), *part)]
             distance = intersect(solid, self.table.to_local[index], center[:, None], tested.reshape(3, -1))
             distance = distance.view(tested.shape[1:])
@@ -123,6 +123,29 @@ class Drawable:
             nearest[part] = torch.where(closer, distance, nearest[part])
             which[part] = torch.where(closer, index, which[part])
         return nearest.clamp_(max=1e5), which.clamp_(min=0)
+
+    def _windows(self, rotation: Tensor, center: Tensor, K: Tensor, height: int, width: int) -> list[list[int]]:
+        """Rows and columns [top, bottom) and [left, right) in which each solid may be seen: about its box's corners."""
+        local = (self._corners - center.double()) @ rotation.double().T  # [S, 8, 3]
+        z = local[..., 2]
+        projected = local[..., :2] / z[..., None].clamp(min=1e-3) * K.diagonal()[:2].double() + K[:2, 2].double()
+        low, high = projected.amin(1).floor(), projected.amax(1).ceil() + 1
+        size = torch.tensor([width, height]).double()
+        low, high = low.clamp(min=0).minimum(size), high.clamp(min=0).minimum(size)
+        behind = z <= 1e-3
+        everywhere = self._unbounded | (behind.any(1) & ~behind.all(1))
+        low[everywhere], high[everywhere] = 0.0, size
+        high[behind.all(1) & ~self._unbounded] = 0.0
+        return torch.stack([low[:, 1], high[:, 1], low[:, 0], high[:, 0]], dim=1).long().tolist()
+
+    @cached_property
+    def _corners(self) -> Float[Tensor, "S 8 3"]:
+        signs = np.array([[a, b, c] for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)])
+        return torch.from_numpy(np.stack([s.center + (signs * s.half) @ s.rotation.T for s in self.solids]))
+
+    @cached_property
+    def _unbounded(self) -> Tensor:
+        return torch.tensor([s.inside or s.shape is Shape.PLANE for s in self.solids])
 
     def shade(
         self,
@@ -143,13 +166,13 @@ class Drawable:
             pixel: width of a pixel at depth 1.
             lamps: which of the four points of the light throws the shadow, -1 for all four; default: the first.
         """
-        view = torch.nn.functional.normalize(rays, dim=0)
+        view = unit(rays)
         normals, material, u, v = self.table.surface(which, points, rays)
         slant = (-(normals * view).sum(0)).clamp(0.1, 1)
         albedo, gloss = self.materials.look(material, u, v, depth * pixel / slant.sqrt())
         specular, shininess, emission = gloss
         to_light = torch.from_numpy(self.light.position).float()[:, None] - points
-        distance = to_light.norm(dim=0)
+        distance = (to_light * to_light).sum(0).sqrt()
         to_light = to_light / distance
         facing = (normals * to_light).sum(0).clamp(min=0)
         brightness = facing / (1 + (distance / self.light.reach) ** 2)
@@ -158,7 +181,7 @@ class Drawable:
         up = 0.5 + 0.5 * normals[2]
         ambient = (self.ambient[0][:, None] * up + self.ambient[1][:, None] * (1 - up)) * open_sky
         color = torch.from_numpy(self.light.color).float()[:, None]
-        half = torch.nn.functional.normalize(to_light - view, dim=0)
+        half = unit(to_light - view)
         highlight = specular * (normals * half).sum(0).clamp(min=0).pow(shininess) * lit * (facing > 0)
         rim = specular * (1 - slant).pow(4) * open_sky * 0.5
         received = ambient + color * (brightness * lit)
@@ -231,24 +254,3 @@ def _rays(rotation: Float[Tensor, "3 3"], K: Float[Tensor, "3 3"], height: int, 
     x, y = x[:, None, :].expand(4, height, width), y[:, :, None].expand(4, height, width)
     local = torch.stack([x, y, torch.ones_like(x)]).reshape(3, -1)
     return (rotation.T @ local).view(3, 4, height, width)
-
-
-def _window(
-    solid: Solid, rotation: Tensor, center: Tensor, K: Tensor, height: int, width: int
-) -> tuple[slice, slice] | None:
-    """Rows and columns in which a solid may be seen: those of the corners of its box; None if in none."""
-    if solid.inside or solid.shape is Shape.PLANE:
-        return slice(0, height), slice(0, width)
-    signs = np.array([[a, b, c] for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)])
-    corners = solid.center + (signs * solid.half) @ solid.rotation.T
-    local = (corners - center.numpy()) @ rotation.numpy().T
-    z = local[:, 2]
-    if (z <= 1e-3).all():
-        return None
-    if (z <= 1e-3).any():
-        return slice(0, height), slice(0, width)
-    columns = local[:, 0] / z * float(K[0, 0]) + float(K[0, 2])
-    rows = local[:, 1] / z * float(K[1, 1]) + float(K[1, 2])
-    top, bottom = max(0, int(np.floor(rows.min()))), min(height, int(np.ceil(rows.max())) + 1)
-    left, right = max(0, int(np.floor(columns.min()))), min(width, int(np.ceil(columns.max())) + 1)
-    return (slice(top, bottom), slice(left, right)) if top < bottom and left < right else None

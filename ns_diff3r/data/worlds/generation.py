@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..frames import Frame
+from ..generated_settings import GENERATED, GeneratedConfig
 from ..intrinsics import Intrinsics
 from ..resampling import Resampling
 from ..scenes import PointCloud, Scene
@@ -20,6 +20,7 @@ from .drawing import Drawable, Finish
 from .layouts import LAYOUTS
 from .paths import Path as CameraPath
 from .solids import Shape, SolidTable, first_hits
+from .splat_objects import PlacedSplat, place_splat, splat_objects
 from .textures import texture_bank
 from .world import World
 
@@ -28,7 +29,7 @@ FULL_SIZE = 640
 ASPECTS = (1.0, 4 / 3, 3 / 2, 16 / 9)
 LENS_MARGIN = 0.12
 """What is nearer to a camera than this share of its distance to what it looks at is taken away."""
-PROBES = 10
+PROBES = 8
 """Rays per side of the grids that look at a scene before it is drawn."""
 
 
@@ -37,6 +38,7 @@ class DrawnFrame(Frame):
     """A view of a generated scene; nothing is read, it is drawn at the size asked for."""
 
     world: Drawable | None = None
+    splat: PlacedSplat | None = None
 
     def image(self, resampling: Resampling) -> Float[Tensor, "h w 3"]:
         """The box of the picture at the size asked for, float32 in [0, 1]."""
@@ -44,40 +46,47 @@ class DrawnFrame(Frame):
         k = resampling.apply_to_intrinsics(self.intrinsics)
         pose = torch.from_numpy(self.camera_to_world).float()
         rotation = pose[:3, :3].T * torch.tensor([[1.0], [-1.0], [-1.0]])
-        picture, _ = self.world.draw(rotation, pose[:3, 3], torch.from_numpy(k.matrix()).float(), k.height, k.width)
-        return picture
+        camera = rotation, pose[:3, 3], torch.from_numpy(k.matrix()).float()
+        picture, depth = self.world.draw(*camera, k.height, k.width)
+        return picture if self.splat is None else self.splat.over(picture, depth, *camera)
 
 
-def generate_scene(
-    seed: int, index: int, num_views: int = 12, kinds: Sequence[str] = (), num_textures: int = 384
-) -> Scene:
-    """A function of its arguments alone.
+def generate_scene(config: GeneratedConfig, index: int) -> Scene:
+    """Scene `index`, a function of the settings and the index alone.
 
-    Args:
-        seed: of all scenes and textures.
-        index: of the scene.
-        num_views: of each scene.
-        kinds: names in LAYOUTS to choose from; default: all, by their shares.
-        num_textures: in the bank of the seed.
+    Raises:
+        SceneError: trained splats that are asked for and cannot be read.
     """
-    generator = np.random.default_rng([seed, 1, index])
-    world = World(generator, texture_bank(seed, num_textures))
-    names = list(kinds) or list(LAYOUTS)
+    generator = np.random.default_rng([config.seed, 1, index])
+    world = World(generator, texture_bank(config.seed, config.num_textures))
+    splats = () if config.splats is None else splat_objects(config.splats)
+    with_splat = bool(splats) and generator.random() < config.splat_share
+    names = list(config.kinds) or list(LAYOUTS)
     shares = np.array([LAYOUTS[name][1] for name in names])
-    kind = str(generator.choice(names, p=shares / shares.sum()))
-    path = LAYOUTS[kind][0](world, num_views)
+    kind = "tabletop" if with_splat else str(generator.choice(names, p=shares / shares.sum()))
+    path = LAYOUTS[kind][0](world, config.num_views)
     intrinsics = _intrinsics(generator, path.degrees)
+    splat = None
+    if with_splat:
+        kind, place = "splat", np.array([*generator.normal(0, 0.05, 2), 0.0])
+        size = generator.uniform(0.5, 0.9)
+        splat = place_splat(generator, splats[int(generator.integers(len(splats)))], place, size)
+        lift = np.array([0.0, 0.0, 0.4 * size])
+        path = replace(path, eyes=path.eyes + lift, targets=path.targets + lift)
+        room = np.array([[0.0, 0.0, 0.15], [0.0, 0.0, 0.3]])
+        world.solids = [s for s in world.solids if not s.holds(room, 0.12)]
     poses = path.poses(generator)
     _clear_the_view(world, path, poses, intrinsics)
-    drawable = Drawable(
-        world,
-        Finish(1.0, generator.uniform(1.0, 1.8), generator.uniform(0.2, 1.0), 1 + generator.uniform(-0.08, 0.08, 3)),
-    )
+    tint = 1 + generator.uniform(-0.08, 0.08, 3)
+    finish = Finish(1.0, generator.uniform(1.0, 1.8), generator.uniform(0.2, 1.0), tint)
+    drawable = Drawable(world, finish)
     origins, rays = _probes(poses, intrinsics, generator)
     drawable.expose(origins, rays, float(generator.uniform(0.3, 0.6)))
-    points = _sparse_points(drawable, origins, rays)
-    folder = Path(f"generated-{seed}") / f"{index:06d}-{kind}"
-    frames = [DrawnFrame(folder / f"{view:02d}", pose, intrinsics, world=drawable) for view, pose in enumerate(poses)]
+    points = _sparse_points(drawable, origins, rays, splat)
+    folder = Path(GENERATED) / f"{index:06d}-{kind}"
+    frames = [
+        DrawnFrame(folder / f"{view:02d}", p, intrinsics, world=drawable, splat=splat) for view, p in enumerate(poses)
+    ]
     return Scene(folder, tuple(frames), points)
 
 
@@ -118,7 +127,7 @@ def _probes(
     ).float()
 
 
-def _sparse_points(drawable: Drawable, origins: Tensor, rays: Tensor) -> PointCloud:
+def _sparse_points(drawable: Drawable, origins: Tensor, rays: Tensor, splat: PlacedSplat | None) -> PointCloud:
     """What registration would find: points where probes hit, except in the sky."""
     depth, which = first_hits(drawable.solids, drawable.table, origins, rays)
     near = which >= 0
@@ -129,4 +138,8 @@ def _sparse_points(drawable: Drawable, origins: Tensor, rays: Tensor) -> PointCl
         near = which >= 0
     points = origins[:, near] + depth[near] * rays[:, near]
     colors = drawable.finish(drawable.shade(which[near], points, rays[:, near], depth[near], 0.01))
-    return PointCloud(points.T.double().numpy(), colors.T.double().numpy())
+    cloud = PointCloud(points.T.double().numpy(), colors.T.double().numpy())
+    if splat is None:
+        return cloud
+    own = splat.points()
+    return PointCloud(np.concatenate([cloud.points, own.points]), np.concatenate([cloud.colors, own.colors]))

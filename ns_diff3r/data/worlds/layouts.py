@@ -111,7 +111,7 @@ def tabletop(world: World, views: int) -> paths.Path:
     _surroundings(world, g.uniform(2.5, 8))
     if g.random() < 0.6:
         objects.FURNITURE[int(g.integers(len(objects.FURNITURE)))](world, np.zeros(3), g.uniform(0.3, 0.6))
-    for _ in range(int(g.integers(2, 9))):
+    for _ in range(int(g.integers(3, 13))):
         place = np.array([*g.normal(0, 0.28, 2), 0.0])
         objects.SMALL[int(g.integers(len(objects.SMALL)))](world, place, _near(g, 0.08, 0.4))
     center, radius = np.array([0, 0, g.uniform(0.05, 0.2)]), g.uniform(0.9, 1.8)
@@ -158,7 +158,7 @@ def outdoors(world: World, views: int) -> paths.Path:
             g.uniform(0, 3),
             shadow=False,
         )
-    for _ in range(int(g.integers(3, 9))):
+    for _ in range(int(g.integers(5, 15))):
         place = np.array([*g.normal(0, 2.0, 2), 0.0])
         objects.OUTDOORS[int(g.integers(len(objects.OUTDOORS)))](world, place, _near(g, 0.6, 3.5))
     for _ in range(int(g.integers(4, 14))):
@@ -218,7 +218,7 @@ def aerial(world: World, views: int) -> paths.Path:
         half = np.array([*g.uniform(2, 14, 2), g.uniform(0.005, 0.05)])
         place = np.array([*g.uniform(-15, 15, 2), 0])
         world.add(Shape.BOX, place, half, world.material(8.0, GROUNDS), g.choice([0.3, g.uniform(0, 3)]), shadow=False)
-    for _ in range(int(g.integers(8, 24))):
+    for _ in range(int(g.integers(14, 36))):
         place = np.array([*g.uniform(-15, 15, 2), 0.0])
         build = (objects.tree, objects.house, objects.house, objects.block)[int(g.integers(4))]
         build(world, place, g.uniform(2, 6))

@@ -13,7 +13,6 @@ from torch import Tensor
 from .patterns import PATTERNS, color
 from .textures import TextureBank
 
-
 SHARPNESS = 0.7
 """Texel over pixel: bilinear interpolation blurs, an area average does not."""
 

@@ -107,6 +107,11 @@ def _quadratic(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     return (-b - root) / a + empty, (-b + root) / a - empty
 
 
+def unit(vectors: Float[Tensor, "3 n"]) -> Float[Tensor, "3 n"]:
+    """The vectors at length 1."""
+    return vectors * (vectors * vectors).sum(0).clamp(min=1e-24).rsqrt()
+
+
 def _slab(o: Tensor, d: Tensor) -> tuple[Tensor, Tensor]:
     """Where -1 ≤ o + t d ≤ 1."""
     inverse = 1 / torch.where(d.abs() < TINY, TINY, d)
@@ -163,7 +168,7 @@ class SolidTable:
         side = torch.stack([x, y, torch.zeros_like(z)], dim=-1)
         local = torch.where(ball[:, None], p, torch.where((cylinder & ~cap)[:, None], side, flat))
         normals = (local[:, None, :] @ A)[:, 0].T  # gradients transform by the transpose
-        normals = torch.nn.functional.normalize(normals, dim=0)
+        normals = unit(normals)
         normals = normals * torch.where((normals * directions).sum(0) > 0, -1.0, 1.0)
 
         half = self.half[which]
