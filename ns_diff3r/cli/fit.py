@@ -65,11 +65,11 @@ class Fit:
 
     def settings(self) -> RunSettings:
         """What determines the run."""
-        from ..data.generated_settings import is_generated
+        from ..data.generated_settings import lasting
         from ..training.run import RunSettings
 
         return RunSettings(
-            data=self.data if is_generated(self.data) else Path(os.path.abspath(self.data)),
+            data=lasting(self.data),
             backbone=self.backbone,
             uncertainty=self.uncertainty,
             collection=self.collection,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,11 @@ class GeneratedConfig(DefaultsForMissingFields):
 def is_generated(path: str | Path) -> bool:
     """Whether a data path names the generated scenes: no file or folder has that name."""
     return Path(path) == Path(GENERATED) and not Path(path).exists()
+
+
+def lasting(path: str | Path) -> Path:
+    """A data path as a run's settings keep it: absolute, but the name of the generated scenes as it is."""
+    return Path(path) if is_generated(path) else Path(os.path.abspath(path))
 
 
 def check_generated(config: GeneratedConfig) -> None:
