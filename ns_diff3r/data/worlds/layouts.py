@@ -30,7 +30,7 @@ def room(world: World, views: int) -> paths.Path:
     walls = [world.material(3.0, again=0) for _ in range(2)]
     walls = [walls[int(g.random() < 0.3)] for _ in range(4)]
     faces = (*walls, world.material(2.5, FLOORS), world.material(3.0, ("plain", "grain", "clouds")))
-    world.add(Shape.BOX, half * [0, 0, 1], half, faces, inside=True)  # type: ignore[arg-type]
+    world.add(Shape.BOX, half * [0, 0, 1], half, faces, inside=True)
     for _ in range(int(g.integers(1, 7))):  # pictures, doors, windows
         axis, side = int(g.integers(2)), g.choice([-1, 1])
         size = np.array([0.02, g.uniform(0.15, 0.7), g.uniform(0.15, 0.6)])
@@ -83,7 +83,7 @@ def _surroundings(world: World, far: float) -> None:
     if g.random() < 0.5:
         half = far * np.array([*g.uniform(0.8, 1.5, 2), 0.6])
         faces = tuple(world.material(far) for _ in range(6))
-        world.add(Shape.BOX, half * [0, 0, 0.5], half, faces, g.uniform(0, 3), inside=True)  # type: ignore[arg-type]
+        world.add(Shape.BOX, half * [0, 0, 0.5], half, faces, g.uniform(0, 3), inside=True)
     else:
         names = list(PATTERNS)
         material = world.materials[world.material(1.5 * far, tuple(names[:6]), again=0)]
@@ -237,7 +237,7 @@ def clutter(world: World, views: int) -> paths.Path:
         shape = Shape(int(g.choice([0, 1, 1, 2])))
         place, turn = g.normal(0, 0.55, 3), random_rotation(g)
         faces = tuple(world.material(float(half.max())) for _ in range(6))
-        world.add(shape, place, half, faces, turn)  # type: ignore[arg-type]
+        world.add(shape, place, half, faces, turn)
     if g.random() < 0.5:
         return paths.arc(g, np.zeros(3), g.uniform(1.8, 3), views, g.uniform(0.3, 2.0), g.uniform(0.1, 0.7))
     return paths.grid(g, np.array([g.uniform(1.8, 3.0), 0, g.uniform(0, 1)]), np.zeros(3), _near(g, 0.08, 0.8), views)

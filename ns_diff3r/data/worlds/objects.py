@@ -21,7 +21,7 @@ def block(world: World, place: Place, size: float) -> None:
     g = world.generator
     half = 0.5 * size * g.uniform(0.3, 1.0, 3)
     faces = world.material(size)
-    materials: int | tuple[int, int, int, int, int, int] = faces
+    materials: int | tuple[int, ...] = faces
     if g.random() < 0.5:
         materials = (faces, world.material(size), world.material(size), faces, faces, world.material(size))
     world.add(Shape.BOX, place + half[2] * UP, half, materials, g.uniform(0, np.pi))
@@ -41,7 +41,7 @@ def can(world: World, place: Place, size: float) -> None:
     side, end = world.material(size), world.material(size)
     world.add(
         Shape.CYLINDER, place + half * UP, [radius, radius, half], (side, side, side, side, end, end), g.uniform(0, 6)
-    )  # type: ignore[arg-type]
+    )
 
 
 def bottle(world: World, place: Place, size: float) -> None:
@@ -99,7 +99,7 @@ def tree(world: World, place: Place, size: float) -> None:
     g = world.generator
     trunk, crown = size * g.uniform(0.15, 0.3), world.material(size * 0.5, ("foliage", "strokes"), natural=True)
     bark = world.material(size * 0.3, ("wood", "grain", "cells", "strokes"), natural=True)
-    world.add(Shape.CYLINDER, place + trunk * UP, [0.05 * size, 0.05 * size, trunk], bark)  # type: ignore[arg-type]
+    world.add(Shape.CYLINDER, place + trunk * UP, [0.05 * size, 0.05 * size, trunk], bark)
     for _ in range(int(g.integers(3, 10))):
         offset = g.standard_normal(3) * [0.14, 0.14, 0.12] * size
         world.add(

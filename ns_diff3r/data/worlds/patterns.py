@@ -65,7 +65,7 @@ def clouds(generator: Generator, size: int) -> Image:
     """Noise over a few colours."""
     values = noise(generator, size, generator.uniform(0.7, 2.0))
     tint = noise(generator, size, generator.uniform(1.0, 2.0))[..., None] - 0.5
-    return ramp(values, generator, generator.integers(2, 5)) + tint * generator.uniform(-0.4, 0.4, 3)
+    return ramp(values, generator, int(generator.integers(2, 5))) + tint * generator.uniform(-0.4, 0.4, 3)
 
 
 def grain(generator: Generator, size: int) -> Image:

@@ -38,7 +38,7 @@ class Solid:
         center: world position of its origin.
         rotation: columns are its axes in the world.
         half: half its extent along its axes.
-        materials: indices of its faces' materials, -x +x -y +y -z +z; balls and planes have the first, cylinders the
+        materials: six indices of its faces' materials, -x +x -y +y -z +z; balls and planes have the first, cylinders the
             first on their side and the last two on their ends.
         inside: seen from within, as a room or the sky.
         shadow: whether it may throw one.
@@ -48,7 +48,7 @@ class Solid:
     center: Float[np.ndarray, " 3"]
     rotation: Float[np.ndarray, "3 3"]
     half: Float[np.ndarray, " 3"]
-    materials: tuple[int, int, int, int, int, int]
+    materials: tuple[int, ...]
     inside: bool = False
     shadow: bool = True
 
