@@ -20,8 +20,8 @@ def holds(solid: Solid, points: np.ndarray) -> np.ndarray:
     if solid.shape is Shape.BALL:
         return np.asarray((p * p).sum(1) <= 1)
     if solid.shape is Shape.BOX:
-        return (np.abs(p) <= 1).all(1)
-    return ((p[:, :2] ** 2).sum(1) <= 1) & (np.abs(p[:, 2]) <= 1)
+        return np.asarray((np.abs(p) <= 1).all(1))
+    return np.asarray(((p[:, :2] ** 2).sum(1) <= 1) & (np.abs(p[:, 2]) <= 1))
 
 
 def rays(seed: int, count: int, radius: float) -> tuple[torch.Tensor, torch.Tensor]:

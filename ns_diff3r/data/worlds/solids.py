@@ -38,8 +38,8 @@ class Solid:
         center: world position of its origin.
         rotation: columns are its axes in the world.
         half: half its extent along its axes.
-        materials: six indices of its faces' materials, -x +x -y +y -z +z; balls and planes have the first, cylinders the
-            first on their side and the last two on their ends.
+        materials: six indices of its faces' materials, -x +x -y +y -z +z; balls and planes have the first, cylinders
+            the first on their side and the last two on their ends.
         inside: seen from within, as a room or the sky.
         shadow: whether it may throw one.
     """
