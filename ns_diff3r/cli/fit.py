@@ -36,6 +36,8 @@ class Fit:
 
     data: Path
     """A scene, a folder of scenes, or "generated": scenes made from a seed while they are used."""
+    weights: Path | None = None
+    """Trained weights of the same network to begin with: a run, a checkpoint or a weights file; default: untrained."""
     output: Path = Path("outputs/fit")
     """Folder of the run: settings.json, metrics.jsonl, checkpoints, evaluation.json, comparison.png."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -75,6 +77,7 @@ class Fit:
             collection=self.collection,
             sampler=self.sampler,
             training=self.training,
+            weights=None if self.weights is None else Path(os.path.abspath(self.weights)),
         )
 
     def run(self) -> int:

@@ -16,8 +16,9 @@ import torch
 from ..data import BatchSampler
 from .optimizers import GroupOptimizers
 from .outputs import StepOutput
-from .run import RunFolder, RunSettings
+from .run import RunFolder, RunSettings, load_weights
 from .step import TrainingModule
+from .weights import open_weights
 
 
 @dataclass(eq=False)
@@ -57,6 +58,9 @@ class TrainingLoop:
         self.sampler: BatchSampler = settings.batch_sampler()
         self.device = device
         self.module: TrainingModule = settings.module().to(device).train()
+        if settings.weights is not None:
+            trained = open_weights(settings.weights)
+            load_weights(self.module, trained.module.state_dict(), str(trained.checkpoint))
         self.optimizers = GroupOptimizers.make(self.module.network.param_groups(), settings.training)
         torch.manual_seed(settings.training.seed)  # for networks with random layers; a checkpoint holds the state
         self.steps_done = folder.restore(self.module, self.optimizers)

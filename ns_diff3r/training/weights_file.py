@@ -89,7 +89,7 @@ def write_weights(path: Path, settings: RunSettings, module: TrainingModule, ste
         if value.is_floating_point() and not bool(value.isfinite().all()):
             raise ValueError(f"{path}: {name} cannot be stored: not finite, or too large for half precision")
         tensors[name] = value.contiguous()
-    kept = replace(settings, data=Path(settings.data.name), collection=_without_paths(settings))
+    kept = replace(settings, data=Path(settings.data.name), collection=_without_paths(settings), weights=None)
     metadata = {
         "format": FORMAT,
         "settings": json.dumps(to_plain(kept)),

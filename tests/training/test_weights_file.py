@@ -10,7 +10,10 @@ from safetensors.torch import load_file, save_file
 
 from ns_diff3r.backbones import UncertaintyHeadConfig
 from ns_diff3r.backbones.compact import tiny_config
-from ns_diff3r.training.run import RunSettings
+from ns_diff3r.data import CollectionConfig
+from ns_diff3r.training.config import LossConfig
+from ns_diff3r.training.loop import TrainingLoop
+from ns_diff3r.training.run import RunFolder, RunSettings
 from ns_diff3r.training.weights import open_weights, sha256_of
 from ns_diff3r.training.weights_file import (
     ModelCard,
@@ -21,6 +24,7 @@ from ns_diff3r.training.weights_file import (
     write_weights,
 )
 
+ROOM = Path(__file__).resolve().parents[2] / "examples" / "room"
 CARD = ModelCard("small", "generated scenes, seed 0", "Apache-2.0", "ns-diff3r fit --data generated", "none", "nobody")
 SETTINGS = RunSettings(Path("/home/someone/generated"), tiny_config(), UncertaintyHeadConfig(hidden_dim=4))
 
@@ -102,3 +106,17 @@ def test_bundled_files_are_found_by_name(module, tmp_path):
     assert find_bundled("vanilla", tmp_path) == tmp_path / "vanilla.safetensors"
     with pytest.raises(FileNotFoundError, match="'full' come with this installation; there are: vanilla"):
         find_bundled("full", tmp_path)
+
+
+def test_runs_begin_with_weights_and_are_opened_without_them(module, tmp_path):
+    path = tmp_path / "small.safetensors"
+    write_weights(path, SETTINGS, module, 17, CARD)
+    settings = replace(SETTINGS, data=ROOM, collection=CollectionConfig(max_size=16), weights=path)
+    settings = replace(settings, training=replace(settings.training, num_steps=1, losses=LossConfig(lpips="off")))
+    loop = TrainingLoop(settings, RunFolder(tmp_path / "run"))
+    begun = {name: value.clone() for name, value in loop.module.network.named_parameters()}
+    assert all(torch.equal(begun[name], value.half().float()) for name, value in module.network.named_parameters())
+    list(loop.run())
+    path.unlink()
+    trained = open_weights(tmp_path / "run").module.network.state_dict()
+    assert any(not torch.equal(trained[name], value) for name, value in begun.items())
