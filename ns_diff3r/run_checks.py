@@ -14,6 +14,7 @@ from nerfstudio.utils.rich_utils import CONSOLE
 from torch import nn
 
 from .data import SceneError
+from .data.generated_settings import is_generated
 
 TRACEBACK = "NS_DIFF3R_TRACEBACK"
 COPIES_IN_CHECKPOINT = 3
@@ -41,7 +42,7 @@ def one_clear_error() -> Iterator[None]:
 
 def check_data(path: Path) -> None:
     """SceneError if there is nothing at `path`; before an output folder is made that may lie within it."""
-    if path != Path() and not path.exists():
+    if path != Path() and not path.exists() and not is_generated(path):
         raise SceneError(f"{path}: no such file or folder (--data)")
 
 

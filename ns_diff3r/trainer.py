@@ -21,6 +21,7 @@ from nerfstudio.utils.decorators import check_main_thread
 
 from .compat import allow_numpy_scalars_in_checkpoints, resolve_device_type
 from .configs.optimizers import group_optimizers
+from .data.generated_settings import lasting
 from .dataclass_state import DefaultsForMissingFields
 from .pipeline import Diff3RPipeline, Diff3RPipelineConfig
 from .resuming import RunPlan, plan_run
@@ -149,7 +150,7 @@ class Diff3RTrainer(Trainer):
         """settings.json, by which `ns-diff3r` opens the run without nerfstudio or unpickling config.yml."""
         data, model = self.config.pipeline.datamanager, self.config.pipeline.model
         settings = RunSettings(
-            data=Path(data.dataparser.data).absolute(),
+            data=lasting(data.dataparser.data),
             backbone=model.backbone,
             uncertainty=model.uncertainty_head,
             collection=data.collection,

@@ -35,7 +35,9 @@ class Fit:
     """
 
     data: Path
-    """A scene, or a folder of scenes."""
+    """A scene, a folder of scenes, or "generated": scenes made from a seed while they are used."""
+    weights: Path | None = None
+    """Trained weights of the same network to begin with: a run, a checkpoint or a weights file; default: untrained."""
     output: Path = Path("outputs/fit")
     """Folder of the run: settings.json, metrics.jsonl, checkpoints, evaluation.json, comparison.png."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -65,15 +67,17 @@ class Fit:
 
     def settings(self) -> RunSettings:
         """What determines the run."""
+        from ..data.generated_settings import lasting
         from ..training.run import RunSettings
 
         return RunSettings(
-            data=Path(os.path.abspath(self.data)),
+            data=lasting(self.data),
             backbone=self.backbone,
             uncertainty=self.uncertainty,
             collection=self.collection,
             sampler=self.sampler,
             training=self.training,
+            weights=None if self.weights is None else Path(os.path.abspath(self.weights)),
         )
 
     def run(self) -> int:

@@ -31,16 +31,22 @@ from .weights import Weights
 
 LATE = {
     "fit": ("fit", "Fit", "Train the compact network on one scene or a folder of scenes, and evaluate it."),
+    "ablation": ("ablation", "Ablation", "Whether training through test-time optimisation pays, row by row."),
+    "evaluate": ("evaluate", "Evaluate", "A trained network on the held-out images of scenes."),
     "reconstruct": ("reconstruct", "Reconstruct", "Photographs in, a splat out, by a trained network."),
 }
 """Commands that are imported when called: name → module, class, and the line that help shows."""
 
-_Fit, _Reconstruct = (make_dataclass(f"_{name}", []) for name in ("Fit", "Reconstruct"))  # stand in for help
+_Fit, _Evaluate, _Ablation, _Reconstruct = (
+    make_dataclass(f"_{name}", []) for name in ("Fit", "Evaluate", "Ablation", "Reconstruct")
+)  # stand in for help
 
 Command = Union[  # noqa: UP007 - tyro reads it
     Annotated[Optimize, subcommand("optimize")],
     Annotated[_Reconstruct, subcommand("reconstruct", description=LATE["reconstruct"][2])],
     Annotated[_Fit, subcommand("fit", description=LATE["fit"][2])],
+    Annotated[_Evaluate, subcommand("evaluate", description=LATE["evaluate"][2])],
+    Annotated[_Ablation, subcommand("ablation", description=LATE["ablation"][2])],
     Annotated[Export, subcommand("export")],
     Annotated[Gradcheck, subcommand("gradcheck")],
     Annotated[Compare, subcommand("compare")],

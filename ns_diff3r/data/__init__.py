@@ -5,6 +5,7 @@ from .batches import SceneBatch
 from .collection import CollectionConfig, SceneCollection, open_collection
 from .errors import ImageError, SceneError, SceneWarning
 from .frames import Frame
+from .generated_settings import GENERATED, GeneratedConfig, is_generated
 from .image_cache import ImageCache
 from .initialization import gaussians_from_points, points_in_views
 from .intrinsics import Intrinsics
@@ -16,11 +17,13 @@ from .scenes import PointCloud, Scene
 from .split import SplitConfig, split_indices
 
 __all__ = [
+    "GENERATED",
     "BatchSampler",
     "CollectionConfig",
     "Distortion",
     "EvaluationItem",
     "Frame",
+    "GeneratedConfig",
     "ImageCache",
     "ImageError",
     "Intrinsics",
@@ -35,6 +38,7 @@ __all__ = [
     "SceneWarning",
     "SplitConfig",
     "gaussians_from_points",
+    "is_generated",
     "load_scene",
     "open_collection",
     "points_in_views",

@@ -15,6 +15,7 @@ from jaxtyping import Int
 from ..dataclass_state import DefaultsForMissingFields
 from ..splats import Cameras, Views
 from .errors import SceneError, SceneWarning
+from .generated_settings import GENERATED, GeneratedConfig, is_generated
 from .image_cache import ImageCache
 from .readers import has_photographs, is_scene, load_scene
 from .scenes import Scene
@@ -42,6 +43,8 @@ class CollectionConfig(DefaultsForMissingFields):
     """Largest depth of every view in world units; default: from each scene's points or cameras."""
     cache_megabytes: int = 1024
     """Memory for images that have been read, in MiB."""
+    generated: GeneratedConfig = field(default_factory=GeneratedConfig)
+    """Scenes that are made while they are used, with `--data generated`."""
 
 
 class SceneCollection:
@@ -133,7 +136,7 @@ class SceneCollection:
             SceneError: as Scene.views does.
         """
         size, max_size = self.config.image_size, self.config.max_size
-        views = self._scenes[index].views(frames, size=size, max_size=max_size, dtype=dtype, cache=self._cache)
+        views = self.scene(index).views(frames, size=size, max_size=max_size, dtype=dtype, cache=self._cache)
         if self.config.near is None and self.config.far is None:
             return views
         near, far = views.near, views.far
@@ -146,11 +149,12 @@ class SceneCollection:
     def cameras(self, index: int, frames: Sequence[int], dtype: torch.dtype = torch.float32) -> Cameras:
         """The cameras of `views`, without opening an image."""
         size, max_size = self.config.image_size, self.config.max_size
-        return self._scenes[index].cameras(frames, size=size, max_size=max_size, dtype=dtype)
+        return self.scene(index).cameras(frames, size=size, max_size=max_size, dtype=dtype)
 
 
 def open_collection(path: str | Path, config: CollectionConfig | None = None) -> SceneCollection:
-    """One scene, a folder of scenes at most three levels deep, or chunks of scenes; no image is decoded for it.
+    """One scene, a folder of scenes at most three levels deep, or chunks of scenes; no image is decoded for it. The path
+    "generated" is `config.generated`, unless there is a file or folder of that name.
 
     Scenes that cannot be used are left out with a warning that names the file and the reason, as long as one is left.
 
@@ -158,8 +162,12 @@ def open_collection(path: str | Path, config: CollectionConfig | None = None) ->
         SceneError: the path does not exist, or no scene under it can be used.
     """
     path, config = Path(path), CollectionConfig() if config is None else config
+    if is_generated(path):
+        from .generated_collection import GeneratedCollection
+
+        return GeneratedCollection(config)
     if not path.exists():
-        raise SceneError(f"{path}: no such file or folder")
+        raise SceneError(f"{path}: no such file or folder (generated scenes are called {GENERATED!r})")
     from .chunk_scenes import open_chunks
 
     chunks = open_chunks(path, config) if path.is_dir() else None

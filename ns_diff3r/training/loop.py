@@ -17,8 +17,9 @@ from ..data import BatchSampler
 from .optimizers import GroupOptimizers
 from .outputs import StepOutput
 from .published import begin_with_published_weights
-from .run import RunFolder, RunSettings
+from .run import RunFolder, RunSettings, load_weights
 from .step import TrainingModule
+from .weights import open_weights
 
 
 @dataclass(eq=False)
@@ -58,7 +59,10 @@ class TrainingLoop:
         self.sampler: BatchSampler = settings.batch_sampler()
         self.device = device
         module = settings.module()
-        if folder.last_checkpoint is None:
+        if settings.weights is not None:
+            trained = open_weights(settings.weights)
+            load_weights(module, trained.module.state_dict(), str(trained.checkpoint))
+        elif folder.last_checkpoint is None:
             begin_with_published_weights(module.network, settings.training)
         self.module: TrainingModule = module.to(device).train()
         self.optimizers = GroupOptimizers.make(self.module.network.param_groups(), settings.training)

@@ -37,6 +37,8 @@ class RunSettings:
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
+    weights: Path | None = None
+    """Trained weights that the run begins with; opening the run afterwards does not need them."""
 
     def module(self) -> TrainingModule:
         """The network with its initial weights, test-time optimisation and loss."""

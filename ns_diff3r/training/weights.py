@@ -21,6 +21,7 @@ from .run import FORMAT, RunSettings, load_weights
 from .settings import from_plain
 from .stages import StageConfig
 from .step import TrainingModule
+from .weights_file import is_weights_file, read_weights
 
 CHECKPOINT_FOLDERS = ("checkpoints", "nerfstudio_models")
 SETTINGS_FILE = "settings.json"
@@ -48,7 +49,8 @@ class TrainedNetwork:
 
 
 def open_weights(path: str | Path) -> TrainedNetwork:
-    """Open the weights of a run folder (its last complete checkpoint) or of a checkpoint in one. No code of it is run.
+    """Open the weights of a run folder (its last complete checkpoint), of a checkpoint in one, or of a file of
+    `write_weights`. No code of it is run.
 
     Settings are read from the checkpoint (`ns-diff3r fit`), or from settings.json beside the checkpoint's folder
     (`ns-train`).
@@ -63,6 +65,9 @@ def open_weights(path: str | Path) -> TrainedNetwork:
     if is_published(path):
         return open_published(str(path))
     path = Path(path)
+    if is_weights_file(path):
+        found = read_weights(path)
+        return TrainedNetwork(found.settings, found.module, found.step, path, sha256_of(path))
     checkpoint = path if path.is_file() else _checkpoint_in(path)
     state = load_checkpoint(checkpoint)
     if state.get("format") == FORMAT:
@@ -76,7 +81,7 @@ def open_weights(path: str | Path) -> TrainedNetwork:
     run = from_plain(RunSettings, settings)
     module = run.module()
     load_weights(module, weights, str(checkpoint))
-    return TrainedNetwork(run, module.eval(), int(state["step"]), checkpoint, _sha256(checkpoint))
+    return TrainedNetwork(run, module.eval(), int(state["step"]), checkpoint, sha256_of(checkpoint))
 
 
 def is_published(path: str | Path) -> bool:
@@ -135,7 +140,8 @@ def _core_weights(pipeline: dict[str, Tensor]) -> dict[str, Tensor]:
     return weights
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal; read in pieces."""
     with path.open("rb") as stream:
         digest = hashlib.sha256()
         while block := stream.read(1 << 20):

@@ -11,7 +11,7 @@ from nerfstudio.data.datamanagers.base_datamanager import VanillaDataManager  # 
 from nerfstudio.data.datamanagers.full_images_datamanager import FullImageDatamanagerConfig  # noqa: E402
 from nerfstudio.data.dataparsers.nerfstudio_dataparser import NerfstudioDataParserConfig  # noqa: E402
 
-from ns_diff3r.data import CollectionConfig, SamplerConfig, SceneError  # noqa: E402
+from ns_diff3r.data import CollectionConfig, GeneratedConfig, SamplerConfig, SceneError  # noqa: E402
 from ns_diff3r.data.images import read_image  # noqa: E402
 from ns_diff3r.datamanager import Diff3RDataManager, Diff3RDataManagerConfig  # noqa: E402
 from ns_diff3r.dataparser import Diff3RDataParserConfig  # noqa: E402
@@ -42,6 +42,15 @@ def test_batches_are_a_function_of_seed_and_step():
     assert not equal(first.next_train(0)[0], first.next_train(1)[0])
     other = manager(sampler=SamplerConfig(num_context=3, num_targets=2, seed=6))
     assert any(not equal(first.next_train(s)[0], other.next_train(s)[0]) for s in range(3))
+
+
+def test_generated_scenes_need_no_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    generated = GeneratedConfig(num_scenes=5, num_evaluation_scenes=1, num_views=4, num_textures=16)
+    data = manager("generated", collection=CollectionConfig(max_size=24, generated=generated))
+    assert data.active == 5  # the scene that is held out
+    assert equal(data.next_train(2)[0], data.batch_sampler.batch(2))
+    assert data.eval_dataset[0]["image"].shape[2] == 3
 
 
 def test_held_out_images_enter_no_training_batch():

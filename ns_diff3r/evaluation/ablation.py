@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the ablation (Diff3R, Table 4, and beyond), and the figures of one row on one scene."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from ..data.sampler import BatchSampler
+from ..solver import DifferentiableTTO
+from ..training.inference import device_of, evaluating
+from ..training.step import TrainingModule, unusable
+from .metrics import psnr, ssim
+
+PriorAtTest = Literal["learned", "none", "uniform"]
+
+COLUMNS = ("phase", "row", "seed", "scene", "image", "rate", "prior", "steps", "psnr", "ssim")
+"""Of the CSV: one line per row, image and number of steps; rate multiplies gsplat's learning rates, prior is the λ of
+"uniform", else empty."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: which trained weights, and how test-time optimisation holds them.
+
+    Attributes:
+        name: of the row.
+        weights: key of the weights; "plain" is the first stage given the further steps without TTO.
+        prior: λ at test: as the network predicts it, none, or one number for everything.
+        stops_early: the number of steps is tuned too.
+    """
+
+    name: str
+    weights: str
+    prior: PriorAtTest
+    stops_early: bool = False
+
+
+ROWS = (
+    Row("plain", "plain", "none"),
+    Row("plain, stopped early", "plain", "none", stops_early=True),
+    Row("plain, best uniform prior", "plain", "uniform"),
+    Row("uniform", "uniform", "learned"),
+    Row("full without prior", "implicit", "none"),
+    Row("full", "implicit", "learned"),
+    Row("adjoint", "adjoint", "learned"),
+    Row("truncated", "truncated", "learned"),
+    Row("first_order", "first_order", "learned"),
+    Row("metagrad", "metagrad", "learned"),
+)
+"""Every row by what trained its weights; rows whose weights are not given are left out."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is tuned for a row on the development scenes: the factor on the learning rates, a uniform λ, the steps."""
+
+    rate: float
+    steps: int
+    prior: float | None = None
+
+
+@torch.no_grad()
+def row_figures(
+    module: TrainingModule, sampler: BatchSampler, scene: int, row: Row, setting: Setting
+) -> list[tuple[int, float, float]]:
+    """(image, PSNR, SSIM) of the evaluation images of a scene after test-time optimisation as the row has it.
+
+    Raises:
+        ValueError: a prediction that cannot be used.
+    """
+    config = replace(module.config, tto_rate_factor=setting.rate)
+    figures = []
+    for item in sampler.evaluation_items(scene):
+        batch = sampler.load(item).to(device_of(module))
+        with evaluating(module):
+            output = module.network(batch.context)
+        fault = unusable(output, batch.context.cameras)
+        if fault is not None:
+            raise ValueError(f"{batch.name}: the prediction cannot be used: {fault}")
+        result = output.gaussians
+        if setting.steps:
+            layer = DifferentiableTTO(config.evaluation_config(setting.steps))
+            layer.curvature_scale = module.tto.curvature_scale
+            layer.training = False
+            prior = {"learned": output.prior, "none": None, "uniform": setting.prior}[row.prior]
+            result, _ = layer(result, prior, batch.context)
+        drawn = module.draw(result, batch.targets.cameras).clamp(0, 1)
+        for index, image, truth in zip(item.targets, drawn, batch.targets.images, strict=True):
+            figures.append((index, psnr(image, truth), ssim(image, truth)))
+    return figures
+
+
+class Ledger:
+    """The CSV of an ablation: whole lines only, so that a run that was killed goes on where it was."""
+
+    def __init__(self, path: Path) -> None:
+        """ValueError: a file with other columns."""
+        self.path = path
+        self.lines: list[dict[str, str]] = []
+        if path.is_file():
+            text = path.read_text()
+            whole = text[: text.rfind("\n") + 1]  # the last line may be cut off
+            lines = list(csv.DictReader(whole.splitlines()))
+            if whole and whole.splitlines()[0] != ",".join(COLUMNS):
+                raise ValueError(f"{path}: not the CSV of an ablation (its columns should be {', '.join(COLUMNS)})")
+            self.lines = lines
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self._write("w", [",".join(COLUMNS), *(",".join(line[c] for c in COLUMNS) for line in self.lines)])
+
+    def key(self, phase: str, row: Row, seed: int, scene: str, setting: Setting) -> dict[str, str]:
+        """The columns that say what a line is about."""
+        prior = "" if setting.prior is None else f"{setting.prior:g}"
+        about = {"row": row.name.replace(",", ";"), "seed": str(seed), "scene": scene}
+        return {"phase": phase, **about, "rate": f"{setting.rate:g}", "prior": prior, "steps": str(setting.steps)}
+
+    def known(self, key: Mapping[str, str]) -> list[float]:
+        """PSNR of the images of a key; [] if it has not been measured."""
+        return [float(line["psnr"]) for line in self.lines if all(line[name] == value for name, value in key.items())]
+
+    def add(self, key: Mapping[str, str], figures: Iterable[tuple[int, float, float]]) -> None:
+        """Append the lines of one scene, all or (after a kill) none but a cut-off one."""
+        lines = [{**key, "image": str(i), "psnr": f"{p:.5f}", "ssim": f"{s:.5f}"} for i, p, s in figures]
+        self._write("a", [",".join(line[c] for c in COLUMNS) for line in lines])
+        self.lines += lines
+
+    def cells(self, phase: str, row: Row, setting: Setting) -> dict[tuple[str, int], float]:
+        """(scene, seed) → mean PSNR over its images, of a row with a setting."""
+        wanted = self.key(phase, row, 0, "", setting)
+        fixed = {name: value for name, value in wanted.items() if name not in ("seed", "scene")}
+        found: dict[tuple[str, int], list[float]] = {}
+        for line in self.lines:
+            if all(line[name] == value for name, value in fixed.items()):
+                found.setdefault((line["scene"], int(line["seed"])), []).append(float(line["psnr"]))
+        return {cell: sum(values) / len(values) for cell, values in found.items()}
+
+    def _write(self, mode: str, lines: Sequence[str]) -> None:
+        with self.path.open(mode) as stream:
+            stream.write("".join(f"{line}\n" for line in lines))
+            stream.flush()
+            os.fsync(stream.fileno())
+
+
+def candidates(
+    row: Row, rates: Sequence[float], steps: int, early: Sequence[int], priors: Sequence[float]
+) -> list[Setting]:
+    """The settings among which a row's is chosen."""
+    counts = [*early, steps] if row.stops_early else [steps]
+    strengths: list[float | None] = list(priors) if row.prior == "uniform" else [None]
+    return [Setting(rate, count, prior) for rate in rates for count in counts for prior in strengths]

@@ -1,0 +1,146 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rows of the ablation: what is tuned on which scenes, and going on after a kill."""
+
+import csv
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from ns_diff3r.cli.ablation import Ablation
+from ns_diff3r.data import BatchSampler, CollectionConfig, GeneratedConfig, SamplerConfig, open_collection
+from ns_diff3r.evaluation import ablation
+from ns_diff3r.evaluation.ablation import ROWS, Ledger, Row, Setting, candidates, row_figures
+from ns_diff3r.training.inference import reconstruct
+from ns_diff3r.training.step import TrainingModule
+from ns_diff3r.training.weights import TrainedNetwork
+from tests.training.doubles import make_config, make_network
+
+
+def make_module() -> TrainingModule:
+    return TrainingModule(make_network(), make_config(inner_steps=3))
+
+
+PLAIN, FULL = ROWS[0], next(row for row in ROWS if row.name == "full")
+DATA = CollectionConfig(
+    image_size=(16, 16),
+    generated=GeneratedConfig(num_scenes=3, num_evaluation_scenes=0, num_views=4, num_textures=16),
+)
+
+
+@pytest.fixture(scope="module")
+def sampler(tmp_path_factory):
+    return BatchSampler(SamplerConfig(), open_collection("generated", DATA))
+
+
+def test_a_row_is_what_reconstruct_does_with_its_prior_and_rate(sampler):
+    module = make_module().eval()
+    setting = Setting(module.config.tto_rate_factor, 3)
+    figures = row_figures(module, sampler, 0, FULL, setting)
+    (item,) = sampler.evaluation_items(0)
+    batch = sampler.load(item)
+    found = reconstruct(module, batch.context, 3)
+    image = module.draw(found.after, batch.targets.cameras).clamp(0, 1)[0]
+    expected = -10 * (image - batch.targets.images[0]).square().mean().log10()
+    assert [index for index, _, _ in figures] == list(item.targets)
+    assert figures[0][1] == pytest.approx(float(expected.detach()), abs=1e-4)
+    faster = row_figures(module, sampler, 0, FULL, replace(setting, rate=4 * setting.rate))
+    free = row_figures(module, sampler, 0, PLAIN, setting)
+    held = row_figures(module, sampler, 0, Row("held", "plain", "uniform"), replace(setting, prior=1e6))
+    before = row_figures(module, sampler, 0, PLAIN, replace(setting, steps=0))
+    assert len({figures[0][1], faster[0][1], free[0][1], held[0][1], before[0][1]}) == 5
+
+
+def test_candidates_cross_what_the_row_tunes():
+    assert candidates(PLAIN, [4, 8], 50, [10], [1.0]) == [Setting(4, 50), Setting(8, 50)]
+    assert candidates(ROWS[1], [4], 50, [10, 25], [1.0]) == [Setting(4, 10), Setting(4, 25), Setting(4, 50)]
+    assert candidates(ROWS[2], [4], 50, [10], [0.1, 1.0]) == [Setting(4, 50, 0.1), Setting(4, 50, 1.0)]
+
+
+def test_the_ledger_survives_a_line_that_was_cut_off(tmp_path):
+    path, setting = tmp_path / "a.csv", Setting(16.0, 50)
+    ledger = Ledger(path)
+    for scene, values in (("x", (20.0, 22.0)), ("y", (30.0,))):
+        ledger.add(ledger.key("test", PLAIN, 0, scene, setting), [(i, v, 0.5) for i, v in enumerate(values)])
+    with path.open("a") as stream:
+        stream.write("test,plain,0,z,1,16")
+    again = Ledger(path)
+    assert again.cells("test", PLAIN, setting) == {("x", 0): 21.0, ("y", 0): 30.0}
+    assert again.known(again.key("test", PLAIN, 0, "x", setting)) == [20.0, 22.0]
+    assert again.known(again.key("test", PLAIN, 0, "z", setting)) == []
+    assert again.cells("test", PLAIN, Setting(8.0, 50)) == {}
+    path.write_text("a,b\n1,2\n")
+    with pytest.raises(ValueError, match="not the CSV of an ablation"):
+        Ledger(path)
+
+
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """The command over three scenes a, b, c, whose figures are a formula; counts what it measures."""
+    module, calls = make_module().eval(), []
+    collection = open_collection("generated", DATA)
+    collection.names = ("a", "b", "c")
+
+    def figures(module, sampler, scene, row, setting):
+        calls.append((row.name, scene, setting))
+        best = {0: 8.0, 1: 16.0, 2: 16.0}[scene]  # what is tuned on "a" is 8, on the others it would be 16
+        return [(1, 20.0 + scene - abs(setting.rate - best) / 100 + (0.5 if row.prior == "learned" else 0.0), 0.9)]
+
+    network = TrainedNetwork(None, module, 0, Path("w"), "")  # type: ignore[arg-type]
+    monkeypatch.setattr("ns_diff3r.training.weights.open_weights", lambda path: network)
+    monkeypatch.setattr("ns_diff3r.data.open_collection", lambda *_: collection)
+    monkeypatch.setattr(ablation, "row_figures", figures)
+    weights = ("plain=p", "implicit=f0", "implicit=f1")
+    options = {"rates": (8.0, 16.0), "curve_steps": (0,), "output": tmp_path / "a.csv"}
+    return Ablation(tmp_path, weights, dev_scenes=("a",), **options), calls
+
+
+def test_rows_are_tuned_on_development_scenes_and_measured_on_the_others(command, capsys):
+    run, calls = command
+    assert run.run() == 0
+    with run.output.open() as stream:
+        lines = list(csv.DictReader(stream))
+    tested = [line for line in lines if line["phase"] == "test"]
+    assert {line["scene"] for line in lines if line["phase"] == "tuning"} == {"a"}
+    assert {line["scene"] for line in tested} == {"b", "c"}
+    assert {line["rate"] for line in tested} == {"8"}
+    assert {line["seed"] for line in tested if line["row"] == "full"} == {"0", "1"}
+    text = capsys.readouterr().out
+    assert "+0.500 to +0.500" in text
+    assert "adjoint" not in text
+    count = len(calls)
+    assert run.run() == 0
+    assert len(calls) == count  # everything is in the file
+
+
+def test_a_run_that_was_stopped_measures_only_what_is_missing(command):
+    run, calls = command
+    run.run()
+    lines = run.output.read_text().splitlines(keepends=True)
+    run.output.write_text("".join(lines[:-2]) + lines[-2][:9])
+    count = len(calls)
+    run.run()
+    assert len(calls) == count + 2
+    assert sorted(run.output.read_text().splitlines()) == sorted("".join(lines).splitlines())
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"dev_scenes": ("a", "b", "c")}, "some, not all"),
+        ({"dev_scenes": ("z",)}, "some, not all"),
+        ({"weights": ("full=p",)}, "not KEY=PATH"),
+        ({"baseline": "uniform"}, "no row 'uniform'"),
+    ],
+)
+def test_options_that_make_no_sense(command, changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(command[0], **changes).run()
+
+
+def test_the_plain_row_needs_no_gradient(sampler):
+    module = make_module().eval()
+    assert torch.is_grad_enabled()
+    row_figures(module, sampler, 1, PLAIN, Setting(16.0, 2))
+    assert all(parameter.grad is None for parameter in module.parameters())
