@@ -75,8 +75,7 @@ class Compare:
 
         from ..evaluation.metrics import ImageMetrics
         from ..splats import Gaussians
-        from .optimize import make_folder
-        from .tables import print_table, write_json
+        from .tables import make_folder, print_table, write_json
 
         if self.initial and len(self.initial) != len(self.data):
             raise ValueError(f"{len(self.data)} scenes and {len(self.initial)} initial Gaussians: give one for each")

@@ -35,7 +35,7 @@ class Convert:
         from ..data.chunk_conversion import chunks_to_scenes, scenes_to_chunks
         from ..data.chunks import ChunkFolder, chunk_folders
         from ..data.collection import open_collection
-        from .optimize import make_folder
+        from .tables import make_folder
 
         make_folder(self.output)
         folders = chunk_folders(self.data) if self.data.is_dir() else {}

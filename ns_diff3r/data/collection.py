@@ -153,8 +153,9 @@ class SceneCollection:
 
 
 def open_collection(path: str | Path, config: CollectionConfig | None = None) -> SceneCollection:
-    """One scene, a folder of scenes at most three levels deep, or chunks of scenes; no image is decoded for it. The path
-    "generated" is `config.generated`, unless there is a file or folder of that name.
+    """One scene, a folder of scenes at most three levels deep, or chunks of scenes; no image is decoded for it.
+
+    The path "generated" is `config.generated`, unless there is a file or folder of that name.
 
     Scenes that cannot be used are left out with a warning that names the file and the reason, as long as one is left.
 
