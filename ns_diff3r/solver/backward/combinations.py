@@ -12,7 +12,7 @@ RECURRENCES = ("adam", "sgd")
 """Inner optimisers whose steps have an adjoint."""
 TWICE_DIFFERENTIABLE = ("reference",)
 """Backends that autograd differentiates twice."""
-REPEATABLE = ("auto", "native", "reference")
+REPEATABLE = ("auto", "native", "cuda", "reference")
 """Backends that give the same bits when a step is taken again; renderers that add atomically do not."""
 
 
