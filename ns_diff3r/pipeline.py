@@ -240,7 +240,8 @@ class Diff3RPipeline(VanillaPipeline):
         before = world.apply_gaussians(result.before)
         after = before if result.after is result.before else world.apply_gaussians(result.after)
         self.context_frames = chosen
-        self.model.scene = ActiveScene(before, after, result.output.prior, world.apply_views(context))
+        seen = world.apply_views(result.output.prediction.as_seen(context))
+        self.model.scene = ActiveScene(before, after, result.output.prior, seen)
         return result
 
     # --- checkpoints ---

@@ -48,7 +48,9 @@ class Prediction:
 
     def as_seen(self, context: Views) -> Views:
         """The context with the cameras that test-time optimisation takes: the predicted ones where there are some."""
-        return context if self.cameras is None else Views(context.images, self.cameras, context.near, context.far)
+        if self.cameras is None:
+            return context
+        return Views(context.images, self.cameras.to(context.device, context.dtype), context.near, context.far)
 
 
 class Backbone(nn.Module, ABC):
