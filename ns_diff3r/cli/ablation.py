@@ -156,7 +156,7 @@ class Ablation:
 
 
 def _for_all_seeds(baseline: Cells, other: Cells) -> Cells:
-    """The baseline's figures; of a single seed, for every seed of the other: all rows are trained from that one file."""
+    """The baseline's figures; of a single seed, for every seed of the other: all rows begin with that one file."""
     if len({seed for _, seed in baseline}) > 1:
         return baseline
     figures = {scene: figure for (scene, _), figure in baseline.items()}
