@@ -14,6 +14,7 @@ from ..data.sampler import SamplerConfig
 if TYPE_CHECKING:
     from ..data import BatchSampler
     from ..evaluation.ablation import Ledger, Row, Setting
+    from ..evaluation.paired import Cells
     from ..training.step import TrainingModule
 
 
@@ -145,10 +146,18 @@ class Ablation:
             if row.name == self.baseline:
                 line |= {"difference": None, "95 %": None, "wins": None}
             else:
-                result = paired_difference(found, cells[self.baseline])
+                result = paired_difference(found, _for_all_seeds(cells[self.baseline], found))
                 interval = f"{result.low:+.3f} to {result.high:+.3f}"
                 line |= {"difference": result.mean, "95 %": interval, "wins": result.wins}
             table.append(line)
         print_table(
             f"{self.data}: ablation", table, f"differences to {self.baseline!r}, bootstrap over scenes and seeds"
         )
+
+
+def _for_all_seeds(baseline: Cells, other: Cells) -> Cells:
+    """The baseline's figures; of a single seed, for every seed of the other: all rows begin with that one file."""
+    if len({seed for _, seed in baseline}) > 1:
+        return baseline
+    figures = {scene: figure for (scene, _), figure in baseline.items()}
+    return {(scene, seed): figures[scene] for scene, seed in other if scene in figures}

@@ -66,6 +66,13 @@ def test_a_scene_is_a_function_of_seed_and_index(scenes):
     assert not torch.equal(first.images, generate_scene(other, 3).views([0, 4], size=(16, 16)).images)
 
 
+@pytest.mark.parametrize("size", [(48, 64), (40, 24)])
+def test_pictures_are_those_of_the_cameras_that_views_have(scenes, size):
+    for kind in ("room", "outdoors"):
+        picture = draw(scenes[kind], 4, size)[0]
+        assert (scenes[kind].views([4], size=size).images[0] - picture).abs().mean() < 1e-3
+
+
 @pytest.mark.parametrize("kind", ["room", "tabletop", "facade"])
 def test_views_agree_on_what_they_see(scenes, kind):
     """Points of one view, moved into the next by the cameras alone, lie on its surfaces or behind them."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from ns_diff3r.cli.ablation import Ablation
+from ns_diff3r.cli.ablation import Ablation, _for_all_seeds
 from ns_diff3r.data import BatchSampler, CollectionConfig, GeneratedConfig, SamplerConfig, open_collection
 from ns_diff3r.evaluation import ablation
 from ns_diff3r.evaluation.ablation import ROWS, Ledger, Row, Setting, candidates, row_figures
@@ -123,6 +123,12 @@ def test_a_run_that_was_stopped_measures_only_what_is_missing(command):
     run.run()
     assert len(calls) == count + 2
     assert sorted(run.output.read_text().splitlines()) == sorted("".join(lines).splitlines())
+
+
+def test_a_baseline_of_one_seed_stands_for_all():
+    baseline, other = {("b", 0): 1.0, ("c", 0): 2.0}, dict.fromkeys([("b", 0), ("b", 1), ("c", 0), ("c", 1)], 5.0)
+    assert _for_all_seeds(baseline, other) == {("b", 0): 1.0, ("b", 1): 1.0, ("c", 0): 2.0, ("c", 1): 2.0}
+    assert _for_all_seeds(other, baseline) == other
 
 
 @pytest.mark.parametrize(
