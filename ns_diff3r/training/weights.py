@@ -62,12 +62,12 @@ def open_weights(path: str | Path) -> TrainedNetwork:
         FileNotFoundError: nothing there, or no complete checkpoint.
         ValueError: broken files, a checkpoint of another method, weights that do not fit.
     """
+    if is_weights_file(path):  # first: to others every .safetensors is a published file
+        found = read_weights(Path(path))
+        return TrainedNetwork(found.settings, found.module, found.step, Path(path), sha256_of(Path(path)))
     if is_published(path):
         return open_published(str(path))
     path = Path(path)
-    if is_weights_file(path):
-        found = read_weights(path)
-        return TrainedNetwork(found.settings, found.module, found.step, path, sha256_of(path))
     checkpoint = path if path.is_file() else _checkpoint_in(path)
     state = load_checkpoint(checkpoint)
     if state.get("format") == FORMAT:
