@@ -72,7 +72,7 @@ def test_optimisation_without_poses_takes_the_predicted_cameras():
 
     optimised: list[Views] = []
     layer = module.tto.forward
-    module.tto.forward = lambda start, prior, context: (optimised.extend(context), layer(start, prior, context))[1]
+    module.tto.forward = lambda *inputs, **options: (optimised.extend(inputs[2]), layer(*inputs, **options))[1]
     module([batch], 0)
     assert torch.equal(optimised[0].cameras.viewmats, seen.cameras.viewmats)
 
