@@ -4,6 +4,7 @@
 #pragma once
 #include "chain_kernels.h"
 #include "kernels.h"
+#include "lane_sums.h"
 
 namespace ns_diff3r {
 namespace NS_ISA {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The second moments that diag(JᵀWJ) and its blocks are made of.
 #pragma once
+#include "lane_sums.h"
 #include "sweep_kernels.h"
 
 namespace ns_diff3r {
