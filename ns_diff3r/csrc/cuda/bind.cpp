@@ -21,7 +21,7 @@ template <class T>
 void bind_plan(py::module_& module, const std::string& suffix) {
   using P = Plan<T>;
   const auto list_bytes = [](int64_t intersections, int64_t tiles) { return sort_bytes<T>(intersections, tiles); };
-  py::class_<P>(module, ("Plan" + suffix).c_str())
+  py::class_<P>(module, ("Plan" + suffix).c_str(), py::module_local())
       .def(py::init<int64_t, int, int, int, int, const py::dict&, const std::map<std::string, uintptr_t>&>())
       .def("set", &P::set)
       .def("set_parameters", [](P& p, const Addresses& params) { p.scene.params = inputs<T>(params); })

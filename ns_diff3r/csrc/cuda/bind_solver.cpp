@@ -165,7 +165,7 @@ struct Solve {
 template <class T>
 void bind_solve(py::module_& m, const std::string& suffix) {
   using P = Solve<T>;
-  py::class_<P>(m, ("Solve" + suffix).c_str())
+  py::class_<P>(m, ("Solve" + suffix).c_str(), py::module_local())
       .def_property_readonly("num_partials", [](const P& s) { return solve_partials(s.problem); })
       .def("set_partial", [](P& s, Address partial) { s.problem.partial = pointer<double>(partial); })
       .def("begin", [](const P& s, double tolerance, Address stream) { begin_solve(s.problem, tolerance, stream); })
