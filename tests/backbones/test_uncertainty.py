@@ -49,7 +49,8 @@ def test_numbers_for_all_gaussians_are_learned_and_the_same(granularity):
     values = {round(float(strength[name][0].detach()), 5) for name in GROUPS}
     assert len(values) == (1 if granularity == "uniform" else len(GROUPS))
     sum(value.log().sum() for value in strength.values()).backward()
-    assert head.last.bias.grad is not None and (head.last.bias.grad > 0).all()
+    assert head.last.bias.grad is not None
+    assert (head.last.bias.grad > 0).all()
     assert list(head.state_dict()) == list(make_head("gaussian").state_dict())
 
 
@@ -92,7 +93,9 @@ def test_gradients_flow_through_optimisation_to_the_head(granularity):
     from ns_diff3r.rasterization import render
 
     (render(fitted, views[2:].cameras).rgb - views[2:].images).square().mean().backward()
-    assert head.last.weight.grad is not None and head.last.bias.grad is not None and head.last.bias.grad.any()
+    assert head.last.weight.grad is not None
+    assert head.last.bias.grad is not None
+    assert head.last.bias.grad.any()
     assert head.last.weight.grad.isfinite().all()
     assert (head.last.weight.grad.abs().sum(1) > 0).all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.gaussian_head_parameters())
