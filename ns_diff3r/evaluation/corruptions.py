@@ -19,6 +19,7 @@ from ..splats import Cameras, Views
 
 CorruptionName = Literal["exposure", "tint", "occluder", "poses"]
 CORRUPTIONS: tuple[CorruptionName, ...] = get_args(CorruptionName)
+"""All of them."""
 
 GAMMA = 2.2
 """Between pixel values and light, to which exposure and white balance apply."""
