@@ -37,7 +37,8 @@ class Fit:
     data: Path
     """A scene, a folder of scenes, or "generated": scenes made from a seed while they are used."""
     weights: Path | None = None
-    """Trained weights of the same network to begin with: a run, a checkpoint or a weights file; default: untrained."""
+    """Trained weights of the same network to begin with: a run, a checkpoint, a weights file, or the name of weights
+    that come with the package; default: untrained."""
     output: Path = Path("outputs/fit")
     """Folder of the run: settings.json, metrics.jsonl, checkpoints, evaluation.json, comparison.png."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -69,6 +70,7 @@ class Fit:
         """What determines the run."""
         from ..data.generated_settings import lasting
         from ..training.run import RunSettings
+        from ..training.weights import bundled_or_path
 
         return RunSettings(
             data=lasting(self.data),
@@ -77,7 +79,7 @@ class Fit:
             collection=self.collection,
             sampler=self.sampler,
             training=self.training,
-            weights=None if self.weights is None else Path(os.path.abspath(self.weights)),
+            weights=None if self.weights is None else Path(os.path.abspath(bundled_or_path(self.weights))),
         )
 
     def run(self) -> int:
