@@ -67,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Faults of the input are reported in one line on stderr, status 1; with $NS_DIFF3R_TRACEBACK set, with a traceback.
     """
-    command = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
+        command = _parse(sys.argv[1:] if arguments is None else list(arguments))
         with _plain_warnings():
             return command.run()
     except (ValueError, TypeError, OSError, ImportError) as error:

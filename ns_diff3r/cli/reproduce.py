@@ -142,7 +142,7 @@ class Reproduction:
 class Posed(Reproduction):
     """Given poses: 2 context views, 50 steps of test-time optimisation (Diff3R, RealEstate10K posed)."""
 
-    protocol: tyro.conf.OmitArgPrefixes[PosedProtocol] = field(default_factory=PosedProtocol)
+    protocol: Annotated[PosedProtocol, tyro.conf.arg(name="")] = field(default_factory=PosedProtocol)
 
     def run(self) -> int:
         """Measure what the CSV lacks, print the table, write the files."""
@@ -153,7 +153,7 @@ class Posed(Reproduction):
 class Unposed(Reproduction):
     """Predicted poses: 4 context views, target poses optimised once, 300 steps (Diff3R, unposed tables)."""
 
-    protocol: tyro.conf.OmitArgPrefixes[UnposedProtocol] = field(default_factory=UnposedProtocol)
+    protocol: Annotated[UnposedProtocol, tyro.conf.arg(name="")] = field(default_factory=UnposedProtocol)
 
     def run(self) -> int:
         """Measure what the CSV lacks, print the table, write the files."""

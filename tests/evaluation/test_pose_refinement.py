@@ -55,19 +55,17 @@ def scene() -> tuple[Gaussians, Cameras, Tensor]:
         return gaussians, cameras, draw(gaussians, cameras).clamp(0, 1)
 
 
-def test_a_known_offset_is_recovered_on_a_generated_scene(scene, capsys):
+def test_a_known_offset_is_recovered_on_a_generated_scene(scene):
     gaussians, cameras, images = scene
     depth = median_depth(gaussians, cameras)
     for degrees, share in ((1.0, 0.02), (3.0, 0.05)):
         start = disturbed(cameras, degrees, share, depth)
         found = refine_poses(gaussians, start, images, draw)
         angle, distance = errors(found.cameras, cameras, depth)
-        with capsys.disabled():
-            print(
-                f"\ngenerated: {degrees}° and {share} of the depth off -> {angle:.4f}°, {distance:.5f}; MSE "
-                f"{float(found.loss_before.mean()):.1e} -> {float(found.loss_after.mean()):.1e}",
-                end="",
-            )
+        print(
+            f"generated: {degrees}° and {share} of the depth off -> {angle:.4f}°, {distance:.5f}; MSE "
+            f"{float(found.loss_before.mean()):.1e} -> {float(found.loss_after.mean()):.1e}"
+        )
         assert angle < 0.05
         assert distance < 1e-3
         assert (found.loss_after < 1e-3 * found.loss_before).all()
@@ -75,7 +73,7 @@ def test_a_known_offset_is_recovered_on_a_generated_scene(scene, capsys):
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_a_known_offset_is_recovered_on_a_real_scene(name, capsys):
+def test_a_known_offset_is_recovered_on_a_real_scene(name):
     """Gaussians fitted to all photographs; the cameras of three are disturbed and come back."""
     folder = shared_path("data", "dev", name)
     if not folder.is_dir():
@@ -91,13 +89,11 @@ def test_a_known_offset_is_recovered_on_a_real_scene(name, capsys):
     at_truth = refine_poses(gaussians, chosen.cameras, chosen.images, draw, PoseRefinementConfig(num_steps=0))
     found = refine_poses(gaussians, disturbed(chosen.cameras, 3.0, 0.05, depth), chosen.images, draw)
     angle, distance = errors(found.cameras, chosen.cameras, depth)
-    with capsys.disabled():
-        print(
-            f"\n{name}: 3° and 0.05 of the depth off -> {angle:.3f}°, {distance:.4f}; MSE "
-            f"{float(found.loss_before.mean()):.1e} -> {float(found.loss_after.mean()):.1e}, at the given poses "
-            f"{float(at_truth.loss_after.mean()):.1e}",
-            end="",
-        )
+    print(
+        f"{name}: 3° and 0.05 of the depth off -> {angle:.3f}°, {distance:.4f}; MSE "
+        f"{float(found.loss_before.mean()):.1e} -> {float(found.loss_after.mean()):.1e}, at the given poses "
+        f"{float(at_truth.loss_after.mean()):.1e}"
+    )
     assert angle < 0.5
     assert distance < 0.01
     assert (found.loss_after < 1.02 * at_truth.loss_after).all()

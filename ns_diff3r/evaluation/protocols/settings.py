@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from ...data.split import SplitConfig
 from ...dataclass_state import DefaultsForMissingFields
+from ...rasterization import resolve_preset
 from ..alignment import RotationFrom
 from ..pose_refinement import PoseRefinementConfig
 from .views import ExtraViews
@@ -61,7 +62,7 @@ class PosedProtocol(DefaultsForMissingFields):
     preset: str | None = None
     """Renderer semantics (`ns_diff3r.rasterization.PRESETS`) of every row; default: each row's own."""
     alignment: RotationFrom = "cameras"
-    """For rows that predict cameras: what turns the given world into theirs. cameras: the cameras' axes and the directions
+    """For rows that predict cameras: what turns the given world into theirs. cameras: the cameras' axes and directions
     between their centres; centers: Umeyama's rotation. The scale is Umeyama's in both cases."""
     target_intrinsics: Literal["given", "predicted"] = "given"
     """For rows that predict cameras: focal lengths of target views as given, or times the mean ratio of predicted to
@@ -77,6 +78,8 @@ class PosedProtocol(DefaultsForMissingFields):
             )
         if min(self.image_size) < 1:
             raise ValueError(f"image_size must be positive, not {self.image_size}")
+        if self.preset is not None:
+            resolve_preset(self.preset)
         near, far = self.near, self.far
         if (near is not None and near <= 0) or (far is not None and far <= (near or 0)):
             raise ValueError(f"near and far must satisfy 0 < near < far, not near = {near}, far = {far}")

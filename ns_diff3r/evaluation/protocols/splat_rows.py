@@ -7,7 +7,8 @@
         {"12": {"world_to_camera": [[…], […], […], […]], "intrinsics": [fx, fy, cx, cy]}, …}
 
 by frame number; OpenCV axes; intrinsics as fractions of width and height, and only where they differ from the given
-ones. Frames that are not named are brought over by the similarity of those that are.
+ones. Frames that are not named are brought over by a similarity: that of the named context frames, or, where fewer than
+two of these are named, of all that are.
 """
 
 from __future__ import annotations
@@ -80,7 +81,9 @@ def _cameras_of(path: Path, batch: SceneBatch, protocol: PosedProtocol) -> tuple
     given = Cameras(viewmats, Ks, width, height)
     own = [_camera(path, frames[place], content[str(frames[place])], given[place]) for place in named]
     found = Cameras(torch.cat([c.viewmats for c in own]), torch.cat([c.Ks for c in own]), width, height)
-    alignment = align_cameras(found, given[torch.tensor(named)], protocol.alignment)
+    basis = [i for i, place in enumerate(named) if place < context.num_views]
+    chosen = torch.tensor(basis if len(basis) >= 2 else range(len(named)))
+    alignment = align_cameras(found[chosen], given[torch.tensor(named)[chosen]], protocol.alignment)
     moved = alignment.similarity.inverse().apply_cameras(given)
     viewmats, Ks = moved.viewmats.clone(), moved.Ks.clone()
     viewmats[named], Ks[named] = found.viewmats, found.Ks

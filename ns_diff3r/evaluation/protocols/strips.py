@@ -19,6 +19,9 @@ from ...data.batches import SceneBatch
 from ..reports import save_pictures
 from .measure import Measurement
 
+SMALLEST_HEIGHT = 128
+"""Of a picture in a strip, in pixels; smaller ones are enlarged in whole steps."""
+LABEL_HEIGHT = 14
 LARGEST_ERROR = 0.25
 """Mean absolute difference over the channels that an error map shows brightest."""
 
@@ -47,12 +50,19 @@ class StripFolder:
         if not parts or not truth_file.is_file() or not context_file.is_file():
             return None
         truth = _load(truth_file)
-        lines: list[list[Tensor]] = [[*_load(context_file).split(truth.shape[1], dim=1), truth]]
-        for path in parts.values():
+        context = _load(context_file).split(truth.shape[1], dim=1)
+        lines: list[tuple[str, list[Tensor]]] = [(f"{scene}: context, truth", [*context, truth])]
+        for row, path in parts.items():
             before, after = _load(path).split(truth.shape[1], dim=1)
-            lines.append([before, error_map(before, truth), after, error_map(after, truth)])
+            pictures = [before, error_map(before, truth), after, error_map(after, truth)]
+            lines.append((f"{row}: before, error, after, error", pictures))
+        factor = max(1, -(-SMALLEST_HEIGHT // truth.shape[0]))
+        stacked: list[list[Tensor]] = []
+        for text, pictures in lines:
+            large = [image.repeat_interleave(factor, 0).repeat_interleave(factor, 1) for image in pictures]
+            stacked += [[_label(text, sum(image.shape[1] for image in large))], large]
         path = self.folder / f"{_file_name(scene)}.png"
-        save_pictures(path, lines, min_height=128, max_rows=len(lines))
+        save_pictures(path, stacked, max_rows=len(stacked))
         return path
 
     def _part(self, scene: str, name: str) -> Path:
@@ -63,6 +73,16 @@ def error_map(image: Float[Tensor, "H W 3"], truth: Float[Tensor, "H W 3"]) -> F
     """Mean absolute difference, black through red and yellow to white at `LARGEST_ERROR`."""
     value = ((image - truth).abs().mean(-1, keepdim=True) / LARGEST_ERROR).clamp(0, 1)
     return torch.cat([(3 * value - offset).clamp(0, 1) for offset in (0.0, 1.0, 2.0)], dim=-1)
+
+
+def _label(text: str, width: int) -> Float[Tensor, "H W 3"]:
+    """Black on white."""
+    from PIL import Image, ImageDraw
+
+    image = Image.new("RGB", (width, LABEL_HEIGHT), "white")
+    plain = text.encode("ascii", "replace").decode()  # all that the font of older Pillows has
+    ImageDraw.Draw(image).text((2, 1), plain, fill="black")
+    return torch.from_numpy(np.asarray(image) / np.float32(255))
 
 
 def _file_name(name: str) -> str:

@@ -46,7 +46,7 @@ def row_figures(results: ResultsFile, name: str, scenes: Sequence[ProtocolScene]
 def comparison(measured: Sequence[RowFigures], published: Sequence[PublishedRow]) -> list[dict[str, Any]]:
     """Rows for a table: the paper's in its order, measured or not, then those that it does not have.
 
-    Columns: what was measured, before → after of every metric, and the same as the paper has it.
+    Columns: what was measured, before → after of every metric, and (where it has rows) the same as the paper has it.
     """
     by_name = {row.name: row for row in measured}
     metrics = [m for m in METRICS if any(m in row.figures for row in (*measured, *published))]
@@ -55,25 +55,29 @@ def comparison(measured: Sequence[RowFigures], published: Sequence[PublishedRow]
         row = by_name.pop(entry.key, None)
         state = _state(row) if row is not None else f"not run: {entry.why_not_run}"
         rows.append(_table_row(f"{entry.key} ({entry.label})", state, row, entry.figures, metrics))
-    rows += [_table_row(row.name, _state(row), row, {}, metrics) for row in by_name.values()]
+    paper = {} if published else None
+    rows += [_table_row(row.name, _state(row), row, paper, metrics) for row in by_name.values()]
     return rows
 
 
 def _state(row: RowFigures) -> str:
-    return (
-        f"{row.scenes} scene{'s' * (row.scenes != 1)}, {row.images} images"
-        if row.images
-        else "not run: no scene could be measured"
-    )
+    if not row.images:
+        return "not run: no scene could be measured"
+    return ", ".join(f"{n} {what}{'s' * (n != 1)}" for n, what in ((row.scenes, "scene"), (row.images, "image")))
 
 
 def _table_row(
-    name: str, state: str, row: RowFigures | None, paper: Mapping[str, tuple[float, float]], metrics: Sequence[str]
+    name: str,
+    state: str,
+    row: RowFigures | None,
+    paper: Mapping[str, tuple[float, float]] | None,
+    metrics: Sequence[str],
 ) -> dict[str, Any]:
     cells: dict[str, Any] = {"row": name, "measured": state}
     for metric in metrics:
         cells[metric.upper()] = _pair(None if row is None else row.figures.get(metric), metric)
-        cells[f"{metric.upper()} (paper)"] = _pair(paper.get(metric), metric)
+        if paper is not None:
+            cells[f"{metric.upper()} (paper)"] = _pair(paper.get(metric), metric)
     return cells
 
 

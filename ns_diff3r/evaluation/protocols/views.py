@@ -108,7 +108,7 @@ def choose_views(
             f"left out, without {num_context} context views and a target besides: {_some(left_out)} ({len(left_out)})"
         )
     if not scenes:
-        why = notes[-1] if notes else "none of the scenes asked for is in the evaluation index"
+        why = notes[-1] if left_out else "none of the scenes asked for is in the evaluation index"
         raise SceneError(f"no scene is left to measure: {why}")
     return ProtocolPlan(tuple(scenes), tuple(notes))
 
