@@ -84,7 +84,13 @@ class Reproduction:
         collection = open_collection(self.data, CollectionConfig(split=protocol.split))
         index = None if self.index is None else read_evaluation_index(self.index)
         plan = choose_views(
-            collection, index, protocol.num_context, protocol.extra_views, self.scenes, self.whole_index
+            collection,
+            index,
+            protocol.num_context,
+            protocol.extra_views,
+            self.scenes,
+            self.whole_index,
+            protocol.own_views,
         )
         if self.most_scenes:
             plan = ProtocolPlan(plan.scenes[: self.most_scenes], plan.notes)

@@ -27,7 +27,7 @@ from ns_diff3r.training.inference import reconstruct
 from ns_diff3r.training.run import RunSettings
 from ns_diff3r.training.step import TrainingModule
 from ns_diff3r.training.weights import TrainedNetwork
-from tests.training.doubles import ToyBackbone, ToyConfig, make_batch, make_config, make_network
+from tests.training.doubles import ToyBackbone, ToyConfig, batches, make_batch, make_config, make_network
 
 POSED = PosedProtocol(tto_steps=4)
 UNPOSED = UnposedProtocol(num_context=3, tto_steps=4, target_poses=PoseRefinementConfig(num_steps=0))
@@ -73,6 +73,8 @@ def batch() -> SceneBatch:
 
 def test_a_network_with_poses_is_measured_as_it_reconstructs(batch):
     trained = network()
+    trained.module.train()(batches([3]), 0)  # D is that of training, not of the scene
+    trained.module.eval()
     found = measure(NetworkRow("a", trained, POSED), batch, POSED, METRICS)
     expected = reconstruct(trained.module, batch.context, 4)
     for images, gaussians in ((found.before, expected.before), (found.after, expected.after)):

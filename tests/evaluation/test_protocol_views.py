@@ -75,9 +75,15 @@ def test_where_the_span_is_too_short_views_come_from_outside(collection):
 
 
 def test_without_an_index_the_split_decides(collection):
-    plan = choose_views(collection, None, 2)
-    assert [(s.name, s.targets) for s in plan.scenes] == [("a", (1, 9, 17)), ("b", (1,)), ("few", (1,))]
-    assert all(len(s.context) == 2 and not set(s.context) & set(s.targets) for s in plan.scenes)
+    nearest = choose_views(collection, None, 2)
+    for scene in nearest.scenes:
+        (target,) = scene.targets
+        assert scene.context == (target - 1, target + 1)
+        assert target in (1, 9, 17)
+    assert [s.name for s in nearest.scenes] == ["a", "b", "few"]
+    covering = choose_views(collection, None, 2, own_views="covering")
+    assert [(s.name, s.targets) for s in covering.scenes] == [("a", (1, 9, 17)), ("b", (1,)), ("few", (1,))]
+    assert all(len(s.context) == 2 and not set(s.context) & set(s.targets) for s in covering.scenes)
     assert [s.name for s in choose_views(collection, None, 2, names=["few", "a"]).scenes] == ["few", "a"]
     four = choose_views(collection, None, 4)
     assert [s.name for s in four.scenes] == ["a", "b"]

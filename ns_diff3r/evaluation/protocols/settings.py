@@ -12,7 +12,7 @@ from ...dataclass_state import DefaultsForMissingFields
 from ...rasterization import resolve_preset
 from ..alignment import RotationFrom
 from ..pose_refinement import PoseRefinementConfig
-from .views import ExtraViews
+from .views import ExtraViews, OwnViews
 
 OFFICIAL_NEAR, OFFICIAL_FAR = 0.5, 100.0
 """DepthSplat's depth range on RealEstate10K, in the units of its poses."""
@@ -22,7 +22,8 @@ _OPEN = {
     "near": f"{OFFICIAL_NEAR:g} for chunks, as in the official code, elsewhere from the data",
     "far": f"{OFFICIAL_FAR:g} for chunks, as in the official code, elsewhere from the data",
     "undistort": "renderers are pinhole cameras; RealEstate10K has no distortion",
-    "split": "without an evaluation index alone; the context covers the held-out images",
+    "split": "without an evaluation index alone",
+    "own_views": "without an evaluation index alone; targets between context views, as in the paper's data",
     "tto_rate_factor": "as each network was trained; the paper states no learning rates",
     "preset": "as each network was trained: the original rasteriser for released DepthSplat, else gsplat's",
 }
@@ -56,7 +57,10 @@ class PosedProtocol(DefaultsForMissingFields):
     undistort: bool = True
     """Take photographs as a pinhole camera would have."""
     split: SplitConfig = field(default_factory=SplitConfig)
-    """Without an evaluation index: which images of a scene are the targets. The context covers them."""
+    """Without an evaluation index: which images of a scene may be targets."""
+    own_views: OwnViews = "nearest"
+    """Without an evaluation index: the held-out image that has the nearest training images, with these as its context,
+    as targets lie between context views in the paper's data; or all held-out images, and a context that covers them."""
     tto_rate_factor: float | None = None
     """Multiplies the learning rates of test-time optimisation; default: as each row's network was trained."""
     preset: str | None = None

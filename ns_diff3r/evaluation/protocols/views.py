@@ -16,6 +16,7 @@ from ...data.evaluation_index import IndexEntry
 from ...data.view_selection import view_distances
 
 ExtraViews = Literal["even", "random", "spread"]
+OwnViews = Literal["nearest", "covering"]
 NAMES_SHOWN = 3
 
 
@@ -55,12 +56,13 @@ def choose_views(
     extra_views: ExtraViews = "even",
     names: Sequence[str] = (),
     whole_index: bool = False,
+    own_views: OwnViews = "nearest",
 ) -> ProtocolPlan:
     """The views of every scene.
 
     With an index, its scenes and frames: of more context views than asked for, evenly spread ones with the outermost
-    two; of fewer, further ones by `extra_views`. Without, the collection's evaluation scenes: targets are the images
-    that its split holds out, the context covers them.
+    two; of fewer, further ones by `extra_views`. Without, the collection's evaluation scenes and images that its split
+    holds out, by `own_views`.
 
     Args:
         collection: the data.
@@ -68,6 +70,9 @@ def choose_views(
         num_context: context views, at least 2.
         extra_views: how views that the index does not name are chosen.
         names: of the scenes to take; all if none is given.
+        own_views: without an index. nearest: the held-out image whose nearest training images are nearest, these as its
+            context, and whichever held-out images have the same; covering: all held-out images, and training images
+            that cover them.
         whole_index: an index that names scenes which the data lack is an error; otherwise a note.
 
     Raises:
@@ -95,10 +100,10 @@ def choose_views(
     else:
         held_out = set(collection.evaluation_scenes)
         chosen = list(names) or [key for key, i in keys.items() if i in held_out]
-    rule = _Rule(collection, num_context, extra_views)
+    rule = _Rule(collection, num_context, extra_views, own_views)
     scenes, left_out = [], []
     for key in chosen:
-        entry = rule.covering(keys[key]) if index is None else rule.indexed(keys[key], key, index[key])
+        entry = rule.own(keys[key]) if index is None else rule.indexed(keys[key], key, index[key])
         if entry is None:
             left_out.append(key)
         else:
@@ -122,13 +127,24 @@ def scene_key(collection: SceneCollection, index: int) -> str:
 class _Rule:
     """How the views of one scene follow from what is known about it; None where there are too few."""
 
-    def __init__(self, collection: SceneCollection, num_context: int, extra_views: ExtraViews) -> None:
-        self.collection, self.num_context, self.extra_views = collection, num_context, extra_views
+    def __init__(
+        self, collection: SceneCollection, num_context: int, extra_views: ExtraViews, own_views: OwnViews
+    ) -> None:
+        self.collection, self.num_context = collection, num_context
+        self.extra_views, self.own_views = extra_views, own_views
         self.sampler = BatchSampler(SamplerConfig(num_context=2, num_evaluation_context=num_context), collection)
 
-    def covering(self, scene: int) -> IndexEntry | None:
-        context, targets = self.sampler.evaluation(scene)
-        return IndexEntry(context, targets) if targets and len(context) == self.num_context else None
+    def own(self, scene: int) -> IndexEntry | None:
+        if self.own_views == "covering":
+            context, targets = self.sampler.evaluation(scene)
+            return IndexEntry(context, targets) if targets and len(context) == self.num_context else None
+        distances = view_distances(self.collection.scene(scene).frames)
+        items = [item for item in self.sampler.evaluation_items(scene) if item.held_out]
+        items = [item for item in items if len(item.context) == self.num_context]
+        if not items:
+            return None
+        best = min(items, key=lambda item: distances[np.ix_(item.targets, item.context)].mean())
+        return IndexEntry(best.context, best.targets)
 
     def indexed(self, scene: int, key: str, entry: IndexEntry) -> IndexEntry | None:
         given = tuple(sorted(set(entry.context)))
