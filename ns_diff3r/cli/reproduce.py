@@ -98,6 +98,9 @@ class Reproduction:
         rows = self._rows(protocol, plan, device)
         about = self._about(protocol, metrics)
         run = ProtocolRun(collection, plan, protocol, metrics, self.output, about, self.pictures, device)
+        if len(rows) > 1:  # one that cannot be opened is named before hours of work, not after
+            for opens in rows.values():
+                run.register(opens())
         measured = [_measured(run, name, opens) for name, opens in rows.items()]
         report(run, measured, self.data_set, about)
         return 0

@@ -164,7 +164,7 @@ def test_figures_of_other_settings_or_rows_are_not_mixed(scenes, tmp_path, capsy
     error = capsys.readouterr().err
     assert "measured with other settings (protocol.tto_rate_factor)" in error
     assert reproduce("posed", *arguments, "--rows", "mine=untrained:compact", "--priors", "mine=0.5") == 1
-    assert "holds figures of another row 'mine' (prior differ)" in capsys.readouterr().err
+    assert "holds figures of another row 'mine' (other prior)" in capsys.readouterr().err
     assert (
         reproduce(
             "posed", *arguments, "--rows", "mine=untrained:compact", "held=untrained:compact", "--priors", "held=0.5"

@@ -24,6 +24,7 @@ from ns_diff3r.solver import BackwardMode
 from ns_diff3r.splats.frames import Similarity
 from ns_diff3r.splats.rotations import quats_to_rotations
 from ns_diff3r.training.inference import reconstruct
+from ns_diff3r.training.perceptual import Lpips
 from ns_diff3r.training.run import RunSettings
 from ns_diff3r.training.step import TrainingModule
 from ns_diff3r.training.weights import TrainedNetwork
@@ -142,6 +143,21 @@ def test_target_poses_are_optimised_on_the_prediction_and_serve_before_and_after
     errors = (found.before - batch.targets.images).square().flatten(1).mean(1)
     after = [figures["pose_loss_after"] for figures in found.figures.values()]
     torch.testing.assert_close(errors.double(), torch.tensor(after, dtype=torch.float64), rtol=1e-3, atol=1e-7)
+
+
+def test_lpips_is_measured_and_part_of_the_loss_of_target_poses(batch):
+    """Where its package is installed; random weights."""
+    pytest.importorskip("lpips")
+    torch.manual_seed(0)
+    metrics = ImageMetrics(Lpips())
+    row = NetworkRow("a", network(predicting=True), UNPOSED)
+    found = measure(row, batch, UNPOSED, metrics)
+    for view, figures in enumerate(found.figures.values()):
+        drawn, truth = found.before[view], batch.targets.images[view]
+        assert figures["lpips_before"] == pytest.approx(metrics(drawn, truth)["lpips"])
+        assert figures["lpips_after"] != figures["lpips_before"]
+        error = float((drawn - truth).square().mean())
+        assert figures["pose_loss_before"] == pytest.approx(error + 0.05 * figures["lpips_before"], rel=1e-3)
 
 
 def test_focal_lengths_of_targets_may_follow_the_prediction(batch):

@@ -75,6 +75,23 @@ class ProtocolRun:
         """Scenes that have not been measured for a row."""
         return [s for s in self.plan.scenes if not self.results.is_complete(row, s.name, s.targets)]
 
+    def register(self, row: Row) -> None:
+        """Say in the folder what a row is.
+
+        Raises:
+            ValueError: the folder has figures of another row of this name.
+        """
+        identity = json.loads(json.dumps(row.identity()))
+        known = self._settings["rows"].get(row.name)
+        if known is not None and known != identity:
+            changed = ", ".join(differences(known, identity))
+            raise ValueError(
+                f"{self.output} holds figures of another row {row.name!r} (other {changed}); give it another name, or "
+                "choose another --output"
+            )
+        self._settings["rows"][row.name] = identity
+        _write_json(self.output / "settings.json", self._settings)
+
     def measure(self, row: Row, progress: Progress | None = None) -> RowFigures:
         """Measure what is pending of a row, and average.
 
@@ -87,7 +104,7 @@ class ProtocolRun:
         Raises:
             ValueError: the folder has figures of another row of this name.
         """
-        self._register(row)
+        self.register(row)
         for scene in self.pending(row.name):
             try:
                 line = self._measure(row, scene)
@@ -133,18 +150,6 @@ class ProtocolRun:
                 "another --output, or give the same settings"
             )
         return {"about": about, "rows": rows}
-
-    def _register(self, row: Row) -> None:
-        identity = json.loads(json.dumps(row.identity()))
-        known = self._settings["rows"].get(row.name)
-        if known is not None and known != identity:
-            changed = ", ".join(differences(known, identity))
-            raise ValueError(
-                f"{self.output} holds figures of another row {row.name!r} ({changed} differ); give it another name, or "
-                "choose another --output"
-            )
-        self._settings["rows"][row.name] = identity
-        _write_json(self.output / "settings.json", self._settings)
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:
