@@ -54,9 +54,9 @@ def official_views(
     poses = torch.from_numpy(np.stack([frame.camera_to_world for frame in frames]))
     cameras = Cameras.from_camera_to_world_opengl(poses, torch.stack(Ks), size[1], size[0]).to(dtype=torch.float32)
     bounds = []
-    for bound, own in zip((near, far), scene.depth_range or (None, None), strict=True):
-        known = own[list(indices)] if own is not None else None
-        values = np.full(len(frames), bound) if bound is not None else known
+    known = scene.depth_range if near is None or far is None else None
+    for bound, own in zip((near, far), known or (None, None), strict=True):
+        values = np.full(len(frames), bound) if bound is not None else None if own is None else own[list(indices)]
         bounds.append(None if values is None else torch.from_numpy(values).float())
     return Views(torch.stack(images), cameras, *bounds)
 

@@ -30,12 +30,14 @@ def collection(folder) -> SceneCollection:
 
 
 def test_frames_of_the_index_are_taken_as_they_are(collection):
+    """In the order of the data, or that of the names."""
     index = {"b": IndexEntry((8, 1), (3, 5)), "a": IndexEntry((2, 17), (4, 9, 11))}
     plan = choose_views(collection, index, 2)
     assert [(s.name, s.context, s.targets) for s in plan.scenes] == [
-        ("b", (1, 8), (3, 5)),
         ("a", (2, 17), (4, 9, 11)),
+        ("b", (1, 8), (3, 5)),
     ]
+    assert [s.name for s in choose_views(collection, index, 2, names=["b", "a"]).scenes] == ["b", "a"]
     assert plan.notes == ()
     assert plan.to_index()["a"] == {"context": [2, 17], "target": [4, 9, 11]}
 
@@ -119,8 +121,8 @@ def test_keys_of_chunks_have_no_folder_and_null_entries_are_left_out(collection,
     )
     chunks = open_collection(tmp_path / "chunks")
     plan = choose_views(chunks, read_evaluation_index(tmp_path / "index.json"), 2)
-    assert [s.name for s in plan.scenes] == ["a", "few"]
-    assert [chunks.names[s.index] for s in plan.scenes] == ["test/a", "few"]
+    assert [s.name for s in plan.scenes] == ["few", "a"]
+    assert [chunks.names[s.index] for s in plan.scenes] == ["few", "test/a"]
     assert [s.name for s in choose_views(chunks, None, 2).scenes] == ["a", "b"]
 
 

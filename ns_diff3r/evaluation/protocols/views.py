@@ -96,7 +96,8 @@ def choose_views(
                 f"{len(missing)} of the {len(index)} scenes of the evaluation index are not in the data "
                 f"({_some(missing)}): figures are over the others"
             )
-        chosen = [key for key in index if key in keys and (not names or key in names)]
+        # In the order of the data: scenes of one chunk come together.
+        chosen = [key for key in names or keys if key in index]
     else:
         held_out = set(collection.evaluation_scenes)
         chosen = list(names) or [key for key, i in keys.items() if i in held_out]
