@@ -18,6 +18,7 @@ from ..backbones.uncertainty import UncertaintyHeadConfig
 from ..data.collection import CollectionConfig
 from ..data.sampler import SamplerConfig
 from ..training.config import TrainingConfig
+from .devices import DeviceChoice, chosen_device
 
 if TYPE_CHECKING:
     from ..training.loop import StepRecord, TrainingLoop
@@ -61,7 +62,7 @@ class Fit:
     """LPIPS in the evaluation: where its weights are found, demanded, or not at all."""
     evaluate: bool = True
     """Evaluate at the end."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceChoice = "auto"
     """Where to train: "auto" takes CUDA where torch and this installation can use it, else the CPU."""
     threads: int = 0
     """Threads; 0: as torch chooses. Results depend on it in the last digits."""
@@ -97,24 +98,13 @@ class Fit:
         settings, folder = self.settings(), RunFolder(self.output)
         self._check_folder(folder, settings)
         ImageMetrics.find(self.lpips_metric, self.training.losses.vgg_weights)  # an error now, not after training
-        loop = TrainingLoop(settings, folder, self.save_every, self.keep_checkpoints, self._device())
+        loop = TrainingLoop(settings, folder, self.save_every, self.keep_checkpoints, chosen_device(self.device))
         self._describe(loop)
         begin = time.perf_counter()
         records = list(_compact(loop))
         if records:
             print(_summary(records, time.perf_counter() - begin))
         return self._evaluate(loop) if self.evaluate else 0
-
-    def _device(self) -> str:
-        import torch
-
-        from .. import extension
-
-        usable = "cuda" in extension.device_types() and torch.cuda.is_available()
-        if self.device == "cuda" and not usable:
-            reason = "torch finds no CUDA device" if not torch.cuda.is_available() else "there are no CUDA kernels here"
-            raise ValueError(f"--device cuda: {reason}; auto takes what there is")
-        return "cuda" if self.device != "cpu" and usable else "cpu"
 
     def _check_folder(self, folder: Any, settings: RunSettings) -> None:
         from ..training.checkpoint import last_complete_checkpoint

@@ -34,11 +34,12 @@ LATE = {
     "ablation": ("ablation", "Ablation", "Whether training through test-time optimisation pays, row by row."),
     "evaluate": ("evaluate", "Evaluate", "A trained network on the held-out images of scenes."),
     "reconstruct": ("reconstruct", "Reconstruct", "Photographs in, a splat out, by a trained network."),
+    "reproduce": ("reproduce", "Reproduce", "The paper's evaluations, posed and unposed, beside its numbers."),
 }
 """Commands that are imported when called: name → module, class, and the line that help shows."""
 
-_Fit, _Evaluate, _Ablation, _Reconstruct = (
-    make_dataclass(f"_{name}", []) for name in ("Fit", "Evaluate", "Ablation", "Reconstruct")
+_Fit, _Evaluate, _Ablation, _Reconstruct, _Reproduce = (
+    make_dataclass(f"_{name}", []) for name in ("Fit", "Evaluate", "Ablation", "Reconstruct", "Reproduce")
 )  # stand in for help
 
 Command = Union[  # noqa: UP007 - tyro reads it
@@ -47,6 +48,7 @@ Command = Union[  # noqa: UP007 - tyro reads it
     Annotated[_Fit, subcommand("fit", description=LATE["fit"][2])],
     Annotated[_Evaluate, subcommand("evaluate", description=LATE["evaluate"][2])],
     Annotated[_Ablation, subcommand("ablation", description=LATE["ablation"][2])],
+    Annotated[_Reproduce, subcommand("reproduce", description=LATE["reproduce"][2])],
     Annotated[Export, subcommand("export")],
     Annotated[Gradcheck, subcommand("gradcheck")],
     Annotated[Compare, subcommand("compare")],
@@ -65,8 +67,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Faults of the input are reported in one line on stderr, status 1; with $NS_DIFF3R_TRACEBACK set, with a traceback.
     """
-    command = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
+        command = _parse(sys.argv[1:] if arguments is None else list(arguments))
         with _plain_warnings():
             return command.run()
     except (ValueError, TypeError, OSError, ImportError) as error:
