@@ -1,0 +1,95 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What λ has learned over many scenes: correlations with intervals, and λ by the number of views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from ..splats import GROUPS
+from .paired import Cells, PairedDifference, paired_difference
+from .prior_analysis import MEASURES, ItemAnalysis, Measure
+
+Verdict = Literal["as claimed", "against the claim", "undecided", "no sign claimed"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A correlation over all scenes.
+
+    Attributes:
+        group: attribute group.
+        measure: what λ is compared with.
+        difference: mean of the correlation over scenes, with its interval; None where it is undefined in all.
+        reason: why it is undefined; "" where it is not.
+    """
+
+    group: str
+    measure: Measure
+    difference: PairedDifference | None
+    reason: str = ""
+
+    @property
+    def verdict(self) -> Verdict:
+        """Whether the whole interval has the sign that is claimed, or the other one."""
+        if self.difference is None:
+            return "undecided"
+        if self.measure.claimed == 0:
+            return "no sign claimed"
+        low, high = sorted(self.measure.claimed * bound for bound in (self.difference.low, self.difference.high))
+        return "as claimed" if low > 0 else "against the claim" if high < 0 else "undecided"
+
+
+def findings(items: Iterable[tuple[int, ItemAnalysis]], confidence: float = 0.95) -> list[Finding]:
+    """Every group and measure over scenes, each the mean over its images, with a bootstrap interval over scenes (and
+    over seeds, where there are several).
+
+    Args:
+        items: (seed, analysis); several of one scene are averaged.
+        confidence: of the interval.
+    """
+    known = list(items)
+    results = []
+    for measure in MEASURES:
+        for group in GROUPS:
+            key = (group, measure.key)
+            cells = _complete(_scene_means([(seed, item.scene, item.correlations[key].value) for seed, item in known]))
+            if cells:
+                zero = dict.fromkeys(cells, 0.0)
+                results.append(Finding(group, measure, paired_difference(cells, zero, confidence)))
+            else:
+                reasons = dict.fromkeys(item.correlations[key].reason for _, item in known)
+                results.append(Finding(group, measure, None, "; ".join(reason for reason in reasons if reason)))
+    return results
+
+
+def _scene_means(values: Iterable[tuple[int, str, float | None]]) -> dict[tuple[str, int], float]:
+    found: dict[tuple[str, int], list[float]] = {}
+    for seed, scene, value in values:
+        if value is not None:
+            found.setdefault((scene, seed), []).append(value)
+    return {cell: sum(numbers) / len(numbers) for cell, numbers in found.items()}
+
+
+def _complete(cells: Cells) -> dict[tuple[str, int], float]:
+    """The cells of the scenes that have every seed."""
+    seeds = {seed for _, seed in cells}
+    return {cell: value for cell, value in cells.items() if all((cell[0], seed) in cells for seed in seeds)}
+
+
+def strength_by_views(items: Iterable[ItemAnalysis]) -> dict[str, dict[int, tuple[float, float]]]:
+    """Group → number of views that see a Gaussian → (share of the Gaussians, geometric mean of λ), all items alike."""
+    known = list(items)
+    table: dict[str, dict[int, tuple[float, float]]] = {}
+    for group in GROUPS:
+        having = [item.log_strength[group] for item in known if group in item.log_strength]
+        counts = sorted({count for found in having for count in found})
+        table[group] = {}
+        for count in counts:
+            shares = [found.get(count, (0, 0.0))[0] / sum(n for n, _ in found.values()) for found in having]
+            logs = [found[count][1] for found in having if count in found]
+            table[group][count] = (sum(shares) / len(shares), float(np.exp(sum(logs) / len(logs))))
+    return table
