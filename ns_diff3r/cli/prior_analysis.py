@@ -41,6 +41,8 @@ class PriorAnalysis:
     """Names of the scenes; default: all."""
     thresholds: Thresholds = field(default_factory=Thresholds)
     """When a view sees a Gaussian."""
+    random_heads: int = 10
+    """Heads of random weights whose correlations are the measure of chance."""
     collection: CollectionConfig = field(default_factory=CollectionConfig)
     """Split and image size."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
@@ -78,7 +80,8 @@ class PriorAnalysis:
             print(f"{network.checkpoint.name}, scene {number} of {len(scenes)}: {name}", flush=True)
             for item in sampler.evaluation_items(scene):
                 try:
-                    yield analyse_item(network.module, sampler.load(item), self.tto_steps, self.thresholds)
+                    batch = sampler.load(item)
+                    yield analyse_item(network.module, batch, self.tto_steps, self.thresholds, self.random_heads)
                     some = True
                 except ValueError as error:
                     fault = error
@@ -103,14 +106,14 @@ class PriorAnalysis:
             f"{self.data}: rank correlation of λ over the Gaussians of a scene",
             [_table_row(finding) for finding in found],
             f"{len({item.scene for item in items})} scenes, {len(self.weights)} network(s); mean over scenes, 95 % "
-            f"bootstrap interval over scenes; of {100 * compared:.1f} % of the Gaussians, those of which a context "
-            "view has a pixel",
+            f"bootstrap interval over scenes; chance: the range of the same mean for heads of random weights; of "
+            f"{100 * compared:.1f} % of the Gaussians, those of which a context view has a pixel",
         )
         counts = sorted({count for of_group in by_views.values() for count in of_group})
         rows = []
         for group, of_group in by_views.items():
             if of_group:
-                values = {f"{count} views": of_group.get(count, (0.0, None))[1] for count in counts}
+                values = {f"by {count}": of_group.get(count, (0.0, None))[1] for count in counts}
                 rows.append({"group": group, **values})
         if rows:
             shares = next(of_group for of_group in by_views.values() if of_group)
@@ -138,6 +141,7 @@ class PriorAnalysis:
             "weights": [{"path": str(net.checkpoint), "step": net.step, "sha256": net.sha256} for net in networks],
             "tto_steps": networks[0].module.config.evaluation_config(self.tto_steps).num_steps,
             "thresholds": asdict(self.thresholds),
+            "random_heads": self.random_heads,
         }
         correlations = [_table_row(finding) | {"why": finding.measure.why} for finding in found]
         table = {
@@ -153,10 +157,19 @@ def _table_row(finding: Finding) -> dict[str, Any]:
     difference, sign = finding.difference, {-1: "−", 0: "− or +", 1: "+"}[finding.measure.claimed]
     row: dict[str, Any] = {"λ with": finding.measure.title, "group": finding.group, "claimed": sign}
     if difference is None:
-        return {**row, "correlation": None, "95 %": "", "scenes": 0, "verdict": f"undefined: {finding.reason}"}
-    interval = f"{difference.low:+.3f} to {difference.high:+.3f}"
-    figures = {"correlation": round(difference.mean, 4), "95 %": interval, "scenes": difference.num_scenes}
+        empty = {"correlation": None, "95 %": "", "chance": "", "scenes": 0}
+        return {**row, **empty, "verdict": f"undefined: {finding.reason}"}
+    figures = {
+        "correlation": round(difference.mean, 4),
+        "95 %": _range(difference.low, difference.high),
+        "chance": "" if finding.chance is None else _range(*finding.chance),
+        "scenes": difference.num_scenes,
+    }
     return {**row, **figures, "verdict": finding.verdict}
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:+.3f} to {high:+.3f}"
 
 
 def _csv_rows(weights: str, item: ItemAnalysis) -> Iterator[dict[str, Any]]:

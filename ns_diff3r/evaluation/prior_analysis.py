@@ -8,11 +8,10 @@ prediction is there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -22,6 +21,7 @@ from ..solver import TTOConfig, TTOSolution, TTOStatus
 from ..splats import GROUPS, Gaussians
 from ..training.inference import device_of, evaluation_layer, reconstruct
 from ..training.step import TrainingModule
+from .prior_chance import NUM_HEADS, RandomStrengths, random_strengths
 from .rank_correlation import Correlation, spearman
 from .visibility import MIN_SHARE, MIN_WEIGHT, ContextVisibility, error_at_gaussians
 
@@ -80,6 +80,8 @@ class ItemAnalysis:
         num_compared: of them, those that some context view has a pixel of.
         correlations: (group, key of the measure) → rank correlation with λ.
         log_strength: group → number of views that see a Gaussian → (how many, mean of log λ).
+        chance: (group, key of the measure) → correlation with the λ of each of several random heads (`prior_chance`);
+            of measures that do not depend on λ themselves.
     """
 
     scene: str
@@ -88,10 +90,15 @@ class ItemAnalysis:
     num_compared: int
     correlations: Mapping[tuple[str, str], Correlation]
     log_strength: Mapping[str, Mapping[int, tuple[int, float]]]
+    chance: Mapping[tuple[str, str], Sequence[float | None]]
 
 
 def analyse_item(
-    module: TrainingModule, batch: SceneBatch, num_steps: int | None = None, thresholds: Thresholds | None = None
+    module: TrainingModule,
+    batch: SceneBatch,
+    num_steps: int | None = None,
+    thresholds: Thresholds | None = None,
+    num_random_heads: int = NUM_HEADS,
 ) -> ItemAnalysis:
     """Predict a scene, optimise it with and without the prior, and compare λ.
 
@@ -100,6 +107,7 @@ def analyse_item(
         batch: context and held-out views.
         num_steps: of test-time optimisation; None: as the settings say for evaluation.
         thresholds: when a view sees a Gaussian.
+        num_random_heads: to compare with.
 
     Raises:
         ValueError: no step of optimisation, or one that diverged; what `reconstruct` raises.
@@ -130,7 +138,10 @@ def analyse_item(
         "moved": displacement(start, held.after, held.solution, config),
     }
     compared = seen.moved
-    correlations, log_strength = {}, {}
+    draws = random_strengths(module.network.uncertainty_head, held.output.prediction.features, num_random_heads)
+    random = RandomStrengths([draw[compared] for draw in draws])
+    of_any_group = {key: random.correlations(value[compared]) for key, value in shared.items()}
+    correlations, log_strength, chance = {}, {}, {}
     for group in GROUPS:
         strength = log_strength_of(prior[group])
         if strength is None or getattr(start, group).numel() == 0:
@@ -139,13 +150,14 @@ def analyse_item(
             continue
         values = {**shared, **{key: of_groups[group] for key, of_groups in moves.items()}}
         for measure in MEASURES:
-            names = ("λ", measure.title)
-            columns = (x[compared].double().cpu().numpy() for x in (strength, values[measure.key]))
-            first, second = columns
-            correlations[group, measure.key] = spearman(np.exp(first), second, names)
+            pair = (strength.exp(), values[measure.key].double())
+            first, second = (column[compared].cpu().numpy() for column in pair)
+            correlations[group, measure.key] = spearman(first, second, ("λ", measure.title))
+        chance |= {(group, key): of_draws for key, of_draws in of_any_group.items()}
+        chance[group, "moved_freely"] = random.correlations(moves["moved_freely"][group][compared])
         log_strength[group] = _by_views(strength[compared], views[compared])
     counts = (start.num_gaussians, int(compared.sum()))
-    return ItemAnalysis(batch.name, batch.target_indices, *counts, correlations, log_strength)
+    return ItemAnalysis(batch.name, batch.target_indices, *counts, correlations, log_strength, chance)
 
 
 def log_strength_of(strength: Float[Tensor, "N ..."]) -> Float[Tensor, " N"] | None:

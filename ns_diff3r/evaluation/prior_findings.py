@@ -12,8 +12,9 @@ import numpy as np
 from ..splats import GROUPS
 from .paired import Cells, PairedDifference, paired_difference
 from .prior_analysis import MEASURES, ItemAnalysis, Measure
+from .prior_chance import chance_interval
 
-Verdict = Literal["as claimed", "against the claim", "undecided", "no sign claimed"]
+Verdict = Literal["as claimed", "against the claim", "undecided", "no more than chance", "no sign claimed"]
 
 
 @dataclass(frozen=True)
@@ -24,21 +25,25 @@ class Finding:
         group: attribute group.
         measure: what λ is compared with.
         difference: mean of the correlation over scenes, with its interval; None where it is undefined in all.
+        chance: range of the same mean for λ of random weights (`prior_chance`); None where that is not measured.
         reason: why it is undefined; "" where it is not.
     """
 
     group: str
     measure: Measure
     difference: PairedDifference | None
+    chance: tuple[float, float] | None = None
     reason: str = ""
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the whole interval has the sign that is claimed, or the other one."""
+        """Whether the whole interval has the sign that is claimed, or the other one, and the mean is beyond chance."""
         if self.difference is None:
             return "undecided"
         if self.measure.claimed == 0:
             return "no sign claimed"
+        if self.chance is not None and self.chance[0] <= self.difference.mean <= self.chance[1]:
+            return "no more than chance"
         low, high = sorted(self.measure.claimed * bound for bound in (self.difference.low, self.difference.high))
         return "as claimed" if low > 0 else "against the claim" if high < 0 else "undecided"
 
@@ -52,17 +57,20 @@ def findings(items: Iterable[tuple[int, ItemAnalysis]], confidence: float = 0.95
         confidence: of the interval.
     """
     known = list(items)
-    results = []
+    results, first_seed = [], min((seed for seed, _ in known), default=0)
     for measure in MEASURES:
         for group in GROUPS:
             key = (group, measure.key)
             cells = _complete(_scene_means([(seed, item.scene, item.correlations[key].value) for seed, item in known]))
             if cells:
-                zero = dict.fromkeys(cells, 0.0)
-                results.append(Finding(group, measure, paired_difference(cells, zero, confidence)))
+                of_first = [item for seed, item in known if seed == first_seed]
+                draws = [(item.scene, item.chance[key]) for item in of_first if key in item.chance]
+                chance = chance_interval(draws, len({seed for _, seed in cells}), confidence)
+                difference = paired_difference(cells, dict.fromkeys(cells, 0.0), confidence)
+                results.append(Finding(group, measure, difference, chance))
             else:
                 reasons = dict.fromkeys(item.correlations[key].reason for _, item in known)
-                results.append(Finding(group, measure, None, "; ".join(reason for reason in reasons if reason)))
+                results.append(Finding(group, measure, None, reason="; ".join(reason for reason in reasons if reason)))
     return results
 
 
