@@ -8,12 +8,32 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Literal
 
 Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 640, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 190, 36, 46
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
+
+
+@dataclass(frozen=True)
+class LineStyle:
+    """How a line is drawn where the order of the lines does not say it."""
+
+    color: int
+    """Index in COLORS, taken modulo their number."""
+    dashed: bool = False
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a line that stands out, with a few words beside it."""
+
+    x: float
+    y: float
+    text: str = ""
+    shape: Literal["ring", "square"] = "ring"
 
 
 @dataclass(frozen=True)
@@ -57,8 +77,12 @@ def line_chart(
     y_label: str,
     log_x: bool = False,
     log_y: bool = False,
+    styles: Mapping[str, LineStyle] | None = None,
+    marks: Mapping[str, Sequence[Mark]] | None = None,
 ) -> Path | None:
     """Write one chart; a line and its markers per entry of `series`, a legend at the right.
+
+    `styles` and `marks` are of the lines of the same name; a chart with marks has no other markers.
 
     Points with a coordinate that is not finite, or not positive on a logarithmic axis, interrupt their line. Returns
     the path, or None where nothing can be drawn (no file is written).
@@ -90,7 +114,8 @@ def line_chart(
         parts.append(f'<path d="M{LEFT} {at:.1f}H{WIDTH - RIGHT}" stroke="#ddd"/>')
         parts.append(_text(LEFT - 6, at + 4, f"{tick:g}", anchor="end"))
     for index, (label, line) in enumerate(series.items()):
-        color, dashes = COLORS[index % len(COLORS)], (' stroke-dasharray="5 3"' if index >= len(COLORS) else "")
+        style = (styles or {}).get(label, LineStyle(index, index >= len(COLORS)))
+        color, dashes = COLORS[style.color % len(COLORS)], (' stroke-dasharray="5 3"' if style.dashed else "")
         command, path_data = "M", []
         for point in line:
             if not drawn(point):
@@ -99,9 +124,12 @@ def line_chart(
             at = x.place(point[0]), y.place(point[1])
             path_data.append(f"{command}{at[0]:.1f} {at[1]:.1f}")
             command = "L"
-            if len(line) <= 40:
+            if len(line) <= 40 and marks is None:
                 parts.append(f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="2.5" fill="{color}"/>')
         parts.append(f'<path d="{"".join(path_data)}" fill="none" stroke="{color}" stroke-width="1.6"{dashes}/>')
+        for mark in (marks or {}).get(label, ()):
+            if drawn((mark.x, mark.y)):
+                parts += _drawn_mark(mark, x.place(mark.x), y.place(mark.y), color)
         row = TOP + 14 * index + 8
         parts.append(f'<path d="M{WIDTH - RIGHT + 10} {row}h16" stroke="{color}" stroke-width="2"{dashes}/>')
         parts.append(_text(WIDTH - RIGHT + 30, row + 4, label, anchor="start", size=10))
@@ -109,6 +137,13 @@ def line_chart(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(parts))
     return path
+
+
+def _drawn_mark(mark: Mark, x: float, y: float, color: str) -> list[str]:
+    shape = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4"' if mark.shape == "ring" else None
+    shape = shape or f'<rect x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6"'
+    fill = "white" if mark.shape == "ring" else color
+    return [f'{shape} fill="{fill}" stroke="{color}" stroke-width="1.4"/>', _text(x, y - 7, mark.text, size=9)]
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle", size: int = 11) -> str:

@@ -33,12 +33,15 @@ LATE = {
     "fit": ("fit", "Fit", "Train the compact network on one scene or a folder of scenes, and evaluate it."),
     "ablation": ("ablation", "Ablation", "Whether training through test-time optimisation pays, row by row."),
     "evaluate": ("evaluate", "Evaluate", "A trained network on the held-out images of scenes."),
+    "prior-analysis": ("prior_analysis", "PriorAnalysis", "What the λ of a trained network depends on."),
+    "figures": ("figures", "Figures", "Pictures before and after optimisation, maps of λ, and curves."),
     "reconstruct": ("reconstruct", "Reconstruct", "Photographs in, a splat out, by a trained network."),
 }
 """Commands that are imported when called: name → module, class, and the line that help shows."""
 
-_Fit, _Evaluate, _Ablation, _Reconstruct = (
-    make_dataclass(f"_{name}", []) for name in ("Fit", "Evaluate", "Ablation", "Reconstruct")
+_Fit, _Evaluate, _Ablation, _Reconstruct, _PriorAnalysis, _Figures = (
+    make_dataclass(f"_{name}", [])
+    for name in ("Fit", "Evaluate", "Ablation", "Reconstruct", "PriorAnalysis", "Figures")
 )  # stand in for help
 
 Command = Union[  # noqa: UP007 - tyro reads it
@@ -47,6 +50,8 @@ Command = Union[  # noqa: UP007 - tyro reads it
     Annotated[_Fit, subcommand("fit", description=LATE["fit"][2])],
     Annotated[_Evaluate, subcommand("evaluate", description=LATE["evaluate"][2])],
     Annotated[_Ablation, subcommand("ablation", description=LATE["ablation"][2])],
+    Annotated[_PriorAnalysis, subcommand("prior-analysis", description=LATE["prior-analysis"][2])],
+    Annotated[_Figures, subcommand("figures", description=LATE["figures"][2])],
     Annotated[Export, subcommand("export")],
     Annotated[Gradcheck, subcommand("gradcheck")],
     Annotated[Compare, subcommand("compare")],
