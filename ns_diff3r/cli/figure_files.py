@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from ..splats import Cameras, Gaussians
 from ..training.inference import device_of, reconstruct
 from ..training.step import TrainingModule
 from ..training.weights import TrainedNetwork
-from .charts import LineStyle, Mark, Points, line_chart
+from .charts import Chart, Mark, Points, stacked_charts
 from .whole_files import whole_file
 
 
@@ -103,33 +104,22 @@ def drawn_curves(
 
 
 def draw_curves(path: Path, curves: Mapping[tuple[str, str], Curve], title: str) -> None:
-    """A chart of (network, prior) → curve: target views as lines with their best (ring) and last (square) value,
-    context views dashed in the same colour. Nothing is written where nothing is finite."""
-    series: dict[str, Points] = {}
-    styles: dict[str, LineStyle] = {}
+    """A chart of (network, prior) → curve: the target views with the last value (square) and the best (ring), and below
+    the context views. Nothing is written where nothing is finite."""
+    targets: dict[str, Points] = {}
+    contexts: dict[str, Points] = {}
     marks: dict[str, Sequence[Mark]] = {}
-    for color, ((network, prior), curve) in enumerate(curves.items()):
-        name = f"{network}, {_prior_name(prior)}"
-        series[name] = [(point.step, point.target) for point in curve.points]
-        styles[name] = LineStyle(color)
-        best, last = curve.best, curve.last
-        marks[name] = [
-            Mark(last.step, last.target, f"{last.target:.2f}", "square"),
-            Mark(best.step, best.target, f"{best.target:.2f}" if best.step != last.step else ""),
-        ]
-        context = f"{name}, context"
-        series[context] = [(point.step, point.context) for point in curve.points]
-        styles[context] = LineStyle(color, dashed=True)
-    with whole_file(path) as temporary:
-        line_chart(
-            temporary,
-            series,
-            title=f"{title}: target views (lines), context views (dashed)",
-            x_label="steps of test-time optimisation; ring: best, square: last",
-            y_label="PSNR [dB]",
-            styles=styles,
-            marks=marks,
-        )
+    for (network, prior), curve in curves.items():
+        name, best, last = f"{network}, {_prior_name(prior)}", curve.best, curve.last
+        contexts[name] = [(point.step, point.context) for point in curve.points]
+        name += f": {last.target:.2f} ({best.target:.2f})"
+        targets[name] = [(point.step, point.target) for point in curve.points]
+        marks[name] = [Mark(last.step, last.target, "square"), Mark(best.step, best.target, "ring")]
+    steps, dB = "steps of test-time optimisation", "PSNR [dB]"
+    of_targets = Chart(targets, f"{title}: target views", f"{steps}; square: last, ring: best", dB, marks=marks)
+    if any(math.isfinite(value) for line in (*targets.values(), *contexts.values()) for _, value in line):
+        with whole_file(path) as temporary:
+            stacked_charts(temporary, [of_targets, Chart(contexts, f"{title}: context views", steps, dB, marks={})])
 
 
 def read_curves(path: Path) -> dict[tuple[str, str, str], Curve]:

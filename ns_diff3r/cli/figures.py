@@ -108,7 +108,7 @@ class Figures:
         curves = [path for path in files.get("curves", ()) if path.is_file()]
         if curves:
             self._means(curves)
-        print(f"{len(made)} files of {len(scenes)} scenes in {self.output}")
+        print(f"{self.output}: {len(made)} of {len(scenes) * len(self.parts)} files")
         return 0
 
     def _check(self) -> None:
