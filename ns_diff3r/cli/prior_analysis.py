@@ -97,9 +97,9 @@ class PriorAnalysis:
     ) -> None:
         from .tables import print_table
 
-        reasons = {finding.reason for finding in found if finding.difference is None}
-        if len(reasons) == 1 and all(finding.difference is None for finding in found):
-            print(f"no correlation is defined: {reasons.pop()} (a network of the first stage has one λ for everything)")
+        if all(finding.difference is None for finding in found):
+            reasons = "; ".join(dict.fromkeys(finding.reason for finding in found))
+            print(f"no correlation is defined: {reasons} (a network of the first stage has one λ for everything)")
             return
         compared = sum(item.num_compared for item in items) / sum(item.num_gaussians for item in items)
         print_table(
@@ -161,7 +161,7 @@ def _table_row(finding: Finding) -> dict[str, Any]:
         return {**row, **empty, "verdict": f"undefined: {finding.reason}"}
     figures = {
         "correlation": round(difference.mean, 4),
-        "95 %": _range(difference.low, difference.high),
+        "95 %": _range(difference.low, difference.high) if difference.num_scenes > 1 else "",
         "chance": "" if finding.chance is None else _range(*finding.chance),
         "scenes": difference.num_scenes,
     }

@@ -37,8 +37,9 @@ class Finding:
 
     @property
     def verdict(self) -> Verdict:
-        """Whether the whole interval has the sign that is claimed, or the other one, and the mean is beyond chance."""
-        if self.difference is None:
+        """Whether the whole interval has the sign that is claimed, or the other one, and the mean is beyond chance. One
+        scene decides nothing."""
+        if self.difference is None or self.difference.num_scenes < 2:
             return "undecided"
         if self.measure.claimed == 0:
             return "no sign claimed"
