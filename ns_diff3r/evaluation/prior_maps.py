@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""λ of one attribute group as an image with values: what `maps` draws for the viewer, in colours with a scale."""
+"""λ of one attribute group as an image with values: what the viewer shows in grey, in colours with a scale."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..maps import MIN_ALPHA, painted
 from ..splats import Gaussians
+from ..splats.painting import painted
 
 SHOWN = (0.02, 0.98)
 """Quantiles of the pixels between which the colours spread."""
+MIN_ALPHA = 0.5
+"""Pixels that are less opaque show nothing."""
 BACKGROUND = 0.85
 """Grey of pixels that show too little to have a λ."""
 # Points of viridis, even in lightness and legible to the colour-blind: dark is small, bright is large.

@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..maps import painted
 from ..solver import TTOConfig
 from ..solver.scene_job import make_linearizer
 from ..splats import Cameras, Gaussians
+from ..splats.painting import painted
 from ..splats.spherical_harmonics import SH_C0
 
 MIN_WEIGHT = 0.05

@@ -15,7 +15,7 @@ from ns_diff3r.evaluation.visibility import (
     projects_inside,
     view_weights,
 )
-from ns_diff3r.maps import painted
+from ns_diff3r.splats.painting import painted
 from tests.scenes import make_scene
 
 CONFIG = TTOConfig()
