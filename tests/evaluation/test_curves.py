@@ -19,11 +19,14 @@ from ns_diff3r.evaluation.curves import (
 from ns_diff3r.evaluation.metrics import psnr
 from ns_diff3r.training.inference import reconstruct
 from ns_diff3r.training.step import TrainingModule
-from tests.training.doubles import make_batch, make_config, make_network
+from tests.training.doubles import batches, make_batch, make_config, make_network
 
 
 def make_module() -> TrainingModule:
-    return TrainingModule(make_network(), make_config(inner_steps=3)).eval()
+    """With a D of training, which is not that of the scene."""
+    module = TrainingModule(make_network(), make_config(inner_steps=3)).train()
+    module(batches([7]), 0)
+    return module.eval()
 
 
 def mean_psnr(module: TrainingModule, gaussians, views) -> float:
