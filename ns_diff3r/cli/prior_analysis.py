@@ -95,6 +95,7 @@ class PriorAnalysis:
         by_views: dict[str, dict[int, tuple[float, float]]],
         items: Sequence[ItemAnalysis],
     ) -> None:
+        from ..evaluation.prior_findings import strength_range
         from .tables import print_table
 
         if all(finding.difference is None for finding in found):
@@ -114,11 +115,13 @@ class PriorAnalysis:
         for group, of_group in by_views.items():
             if of_group:
                 values = {f"by {count}": of_group.get(count, (0.0, None))[1] for count in counts}
-                rows.append({"group": group, **values})
+                low, high = strength_range(items, group) or (None, None)
+                rows.append({"group": group, **values, "5 %": low, "95 %": high})
         if rows:
             shares = next(of_group for of_group in by_views.values() if of_group)
             text = ", ".join(f"{100 * share:.1f} % by {count}" for count, (share, _) in shares.items())
-            print_table("λ (geometric mean) by the number of context views that see a Gaussian", rows, f"seen: {text}")
+            title = "λ (geometric mean) by the number of context views that see a Gaussian, and quantiles of all"
+            print_table(title, rows, f"seen: {text}")
 
     def _write(
         self,
@@ -127,6 +130,7 @@ class PriorAnalysis:
         found: Sequence[Finding],
         by_views: dict[str, dict[int, tuple[float, float]]],
     ) -> None:
+        from ..evaluation.prior_findings import strength_range
         from .tables import write_json
         from .whole_files import whole_file
 
@@ -148,8 +152,9 @@ class PriorAnalysis:
             group: {str(count): {"share": share, "strength": mean} for count, (share, mean) in of_group.items()}
             for group, of_group in by_views.items()
         }
+        ranges = {group: strength_range([item for _, item in items], group) for group in by_views}
         beside = self.output.with_suffix(".json")
-        write_json(beside, {**about, "correlations": correlations, "strength_by_views": table})
+        write_json(beside, {**about, "correlations": correlations, "strength_by_views": table, "strength_5_95": ranges})
         print(f"wrote {self.output} and {beside.name}")
 
 

@@ -53,6 +53,10 @@ MEASURES = (
 )
 
 
+RANGE = (0.05, 0.95)
+"""Quantiles of log λ between which it is said to vary."""
+
+
 @dataclass(frozen=True)
 class Thresholds:
     """When a view sees a Gaussian: see `visibility.ContextVisibility.views`."""
@@ -80,6 +84,7 @@ class ItemAnalysis:
         num_compared: of them, those that some context view has a pixel of.
         correlations: (group, key of the measure) → rank correlation with λ.
         log_strength: group → number of views that see a Gaussian → (how many, mean of log λ).
+        log_range: group → (5 %, 95 %) quantiles of log λ.
         chance: (group, key of the measure) → correlation with the λ of each of several random heads (`prior_chance`);
             of measures that do not depend on λ themselves.
     """
@@ -90,6 +95,7 @@ class ItemAnalysis:
     num_compared: int
     correlations: Mapping[tuple[str, str], Correlation]
     log_strength: Mapping[str, Mapping[int, tuple[int, float]]]
+    log_range: Mapping[str, tuple[float, float]]
     chance: Mapping[tuple[str, str], Sequence[float | None]]
 
 
@@ -141,7 +147,7 @@ def analyse_item(
     draws = random_strengths(module.network.uncertainty_head, held.output.prediction.features, num_random_heads)
     random = RandomStrengths([draw[compared] for draw in draws])
     of_any_group = {key: random.correlations(value[compared]) for key, value in shared.items()}
-    correlations, log_strength, chance = {}, {}, {}
+    correlations, log_strength, log_range, chance = {}, {}, {}, {}
     for group in GROUPS:
         strength = log_strength_of(prior[group])
         if strength is None or getattr(start, group).numel() == 0:
@@ -155,9 +161,11 @@ def analyse_item(
             correlations[group, measure.key] = spearman(first, second, ("λ", measure.title))
         chance |= {(group, key): of_draws for key, of_draws in of_any_group.items()}
         chance[group, "moved_freely"] = random.correlations(moves["moved_freely"][group][compared])
+        low, high = torch.quantile(strength[compared], torch.tensor(RANGE).to(strength)).tolist()
+        log_range[group] = (low, high)
         log_strength[group] = _by_views(strength[compared], views[compared])
     counts = (start.num_gaussians, int(compared.sum()))
-    return ItemAnalysis(batch.name, batch.target_indices, *counts, correlations, log_strength, chance)
+    return ItemAnalysis(batch.name, batch.target_indices, *counts, correlations, log_strength, log_range, chance)
 
 
 def log_strength_of(strength: Float[Tensor, "N ..."]) -> Float[Tensor, " N"] | None:

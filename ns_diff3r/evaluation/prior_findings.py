@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,12 @@ from .paired import Cells, PairedDifference, paired_difference
 from .prior_analysis import MEASURES, ItemAnalysis, Measure
 from .prior_chance import chance_interval
 
-Verdict = Literal["as claimed", "against the claim", "undecided", "no more than chance", "no sign claimed"]
+Verdict = Literal[
+    "as claimed", "against the claim", "undecided", "no more than chance", "no sign claimed", "λ hardly varies"
+]
+
+HARDLY = 1.1
+"""Ratio of the 95 % and 5 % quantiles of λ below which its ranks are without effect on the optimisation."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,7 @@ class Finding:
         measure: what λ is compared with.
         difference: mean of the correlation over scenes, with its interval; None where it is undefined in all.
         chance: range of the same mean for λ of random weights (`prior_chance`); None where that is not measured.
+        spread: ratio of the 95 % and 5 % quantiles of λ, geometric mean over the images.
         reason: why it is undefined; "" where it is not.
     """
 
@@ -33,6 +40,7 @@ class Finding:
     measure: Measure
     difference: PairedDifference | None
     chance: tuple[float, float] | None = None
+    spread: float = math.inf
     reason: str = ""
 
     @property
@@ -41,6 +49,8 @@ class Finding:
         scene decides nothing."""
         if self.difference is None or self.difference.num_scenes < 2:
             return "undecided"
+        if self.spread < HARDLY:
+            return "λ hardly varies"
         if self.measure.claimed == 0:
             return "no sign claimed"
         if self.chance is not None and self.chance[0] <= self.difference.mean <= self.chance[1]:
@@ -68,7 +78,8 @@ def findings(items: Iterable[tuple[int, ItemAnalysis]], confidence: float = 0.95
                 draws = [(item.scene, item.chance[key]) for item in of_first if key in item.chance]
                 chance = chance_interval(draws, len({seed for _, seed in cells}), confidence)
                 difference = paired_difference(cells, dict.fromkeys(cells, 0.0), confidence)
-                results.append(Finding(group, measure, difference, chance))
+                low, high = strength_range([item for _, item in known], group) or (1.0, 1.0)
+                results.append(Finding(group, measure, difference, chance, high / low))
             else:
                 reasons = dict.fromkeys(item.correlations[key].reason for _, item in known)
                 results.append(Finding(group, measure, None, reason="; ".join(reason for reason in reasons if reason)))
@@ -102,3 +113,12 @@ def strength_by_views(items: Iterable[ItemAnalysis]) -> dict[str, dict[int, tupl
             logs = [found[count][1] for found in having if count in found]
             table[group][count] = (sum(shares) / len(shares), float(np.exp(sum(logs) / len(logs))))
     return table
+
+
+def strength_range(items: Iterable[ItemAnalysis], group: str) -> tuple[float, float] | None:
+    """(5 %, 95 %) quantiles of λ of a group, geometric means over the items; None for a group without parameters."""
+    having = [item.log_range[group] for item in items if group in item.log_range]
+    if not having:
+        return None
+    low, high = (math.exp(sum(bounds) / len(bounds)) for bounds in zip(*having, strict=True))
+    return low, high

@@ -18,7 +18,7 @@ from ns_diff3r.evaluation.prior_analysis import (
     log_strength_of,
 )
 from ns_diff3r.evaluation.prior_chance import RandomStrengths, chance_interval, random_strengths
-from ns_diff3r.evaluation.prior_findings import Finding, findings, strength_by_views
+from ns_diff3r.evaluation.prior_findings import Finding, findings, strength_by_views, strength_range
 from ns_diff3r.evaluation.rank_correlation import Correlation
 from ns_diff3r.evaluation.visibility import ContextVisibility
 from ns_diff3r.solver import LearningRates
@@ -82,6 +82,8 @@ def test_strength_by_the_number_of_views(by_views):
     assert {count: round(mean, 4) for count, (_, mean) in table["means"].items() if count} == {1: 10.0, 2: 1.0}
     assert sum(share for share, _ in table["means"].values()) == pytest.approx(1.0)
     assert table["shN"] == {}
+    assert strength_range([by_views], "means") == pytest.approx((1.0, 10.0))
+    assert strength_range([by_views], "shN") is None
 
 
 def test_a_strong_prior_is_what_moves_less(batch):
@@ -181,12 +183,13 @@ def test_chance_is_a_range_of_means_over_scenes():
 # --- findings ---
 
 
-def item(scene: str, value: float | None, chance: float = 0.0) -> ItemAnalysis:
+def item(scene: str, value: float | None, chance: float = 0.0, spread: float = 1.0) -> ItemAnalysis:
     keys = [(group, measure.key) for group in GROUPS for measure in MEASURES]
     correlations = {
         key: Correlation(value, 100, "" if value is not None else "λ is the same everywhere") for key in keys
     }
-    return ItemAnalysis(scene, (1,), 100, 100, correlations, {}, {key: [chance, -chance] for key in keys})
+    ranges = dict.fromkeys(GROUPS, (0.0, spread))
+    return ItemAnalysis(scene, (1,), 100, 100, correlations, {}, ranges, {key: [chance, -chance] for key in keys})
 
 
 def one(found: list[Finding], group: str, key: str) -> Finding:
@@ -240,6 +243,15 @@ def test_verdicts(key, low, high, chance, verdict):
     assert (
         Finding("means", measure, PairedDifference((low + high) / 2, low, high, 9, 1, 1.0), chance).verdict == verdict
     )
+
+
+def test_ranks_of_a_strength_that_hardly_varies_decide_nothing():
+    """Quantiles of λ that differ by a factor of e^0.05: it is a constant for the optimisation."""
+    items = [(0, item(scene, -0.8, spread=0.05)) for scene in ("a", "b")]
+    found = one(findings(items), "means", VIEWS)
+    assert found.spread == pytest.approx(1.0513, abs=1e-4)
+    assert found.verdict == "λ hardly varies"
+    assert one(findings([(0, item(scene, -0.8)) for scene in ("a", "b")]), "means", VIEWS).verdict == "as claimed"
 
 
 def test_one_scene_decides_nothing():
