@@ -160,7 +160,10 @@ class Figures:
         self, path: Path, make: Callable[[Path, list[SceneBatch]], None], name: str, sampler: BatchSampler, scene: int
     ) -> None:
         try:
-            make(path, [sampler.load(item) for item in sampler.evaluation_items(scene)])
+            batches = [sampler.load(item) for item in sampler.evaluation_items(scene)]
+            if not batches:
+                raise ValueError("the evaluation index names no image of it")
+            make(path, batches)
         except ValueError as error:
             logger.warning("scene %s: no %s: %s", name, path.parent.name, error)
 
