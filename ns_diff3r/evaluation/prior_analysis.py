@@ -13,12 +13,12 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..data.batches import SceneBatch
 from ..solver import TTOConfig, TTOSolution, TTOStatus
-from ..splats import GROUPS, Gaussians
+from ..splats import GROUPS, Gaussians, Views
 from ..training.inference import device_of, evaluation_layer, reconstruct
 from ..training.step import TrainingModule
 from .prior_chance import NUM_HEADS, RandomStrengths, random_strengths
@@ -128,22 +128,11 @@ def analyse_item(
     context = held.output.prediction.as_seen(batch.context)
     with torch.no_grad():
         free, free_solution = evaluation_layer(module, num_steps)(start, None, context)
-        seen = ContextVisibility.of(start, context.cameras, config)
-        errors = (module.draw(start, batch.targets.cameras).clamp(0, 1) - batch.targets.images).abs().mean(-1)
-        error = error_at_gaussians(start, batch.targets.cameras, errors, config, thresholds.min_weight)
-    views = seen.views(thresholds.min_weight, thresholds.min_share)
-    shared = {
-        "views": views,
-        # Rounded: equal shares differ in the last digits, which ranks would take for an order.
-        "effective_views": (seen.effective_views() * 1000).round(),
-        "frustum_views": seen.frustum_views(),
-        "zero_shot_error": error,
-    }
+    compared, shared = _measures_of_views(module, start, context, batch.targets, config, thresholds)
     moves = {
         "moved_freely": displacement(start, free, free_solution, config),
         "moved": displacement(start, held.after, held.solution, config),
     }
-    compared = seen.moved
     draws = random_strengths(module.network.uncertainty_head, held.output.prediction.features, num_random_heads)
     random = RandomStrengths([draw[compared] for draw in draws])
     of_any_group = {key: random.correlations(value[compared]) for key, value in shared.items()}
@@ -163,9 +152,25 @@ def analyse_item(
         chance[group, "moved_freely"] = random.correlations(moves["moved_freely"][group][compared])
         low, high = torch.quantile(strength[compared], torch.tensor(RANGE).to(strength)).tolist()
         log_range[group] = (low, high)
-        log_strength[group] = _by_views(strength[compared], views[compared])
+        log_strength[group] = _by_views(strength[compared], shared["views"][compared])
     counts = (start.num_gaussians, int(compared.sum()))
     return ItemAnalysis(batch.name, batch.target_indices, *counts, correlations, log_strength, log_range, chance)
+
+
+@torch.no_grad()
+def _measures_of_views(
+    module: TrainingModule, start: Gaussians, context: Views, targets: Views, config: TTOConfig, thresholds: Thresholds
+) -> tuple[Bool[Tensor, " N"], dict[str, Float[Tensor, " N"]]]:
+    """(which Gaussians are compared, the measures that are the same for all attribute groups)."""
+    seen = ContextVisibility.of(start, context.cameras, config)
+    errors = (module.draw(start, targets.cameras).clamp(0, 1) - targets.images).abs().mean(-1)
+    return seen.moved, {
+        "views": seen.views(thresholds.min_weight, thresholds.min_share),
+        # Rounded: equal shares differ in the last digits, which ranks would take for an order.
+        "effective_views": (seen.effective_views() * 1000).round(),
+        "frustum_views": seen.frustum_views(),
+        "zero_shot_error": error_at_gaussians(start, targets.cameras, errors, config, thresholds.min_weight),
+    }
 
 
 def log_strength_of(strength: Float[Tensor, "N ..."]) -> Float[Tensor, " N"] | None:
