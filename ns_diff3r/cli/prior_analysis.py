@@ -105,7 +105,7 @@ class PriorAnalysis:
         compared = sum(item.num_compared for item in items) / sum(item.num_gaussians for item in items)
         print_table(
             f"{self.data}: rank correlation of λ over the Gaussians of a scene",
-            [_table_row(finding) for finding in found],
+            [_table_row(finding, len(self.weights) > 1) for finding in found],
             f"{len({item.scene for item in items})} scenes, {len(self.weights)} network(s); mean over scenes, 95 % "
             f"bootstrap interval over scenes; chance: the range of the same mean for heads of random weights; of "
             f"{100 * compared:.1f} % of the Gaussians, those of which a context view has a pixel",
@@ -147,7 +147,8 @@ class PriorAnalysis:
             "thresholds": asdict(self.thresholds),
             "random_heads": self.random_heads,
         }
-        correlations = [_table_row(finding) | {"why": finding.measure.why} for finding in found]
+        several = len(networks) > 1
+        correlations = [_table_row(finding, several) | {"why": finding.measure.why} for finding in found]
         table = {
             group: {str(count): {"share": share, "strength": mean} for count, (share, mean) in of_group.items()}
             for group, of_group in by_views.items()
@@ -158,9 +159,11 @@ class PriorAnalysis:
         print(f"wrote {self.output} and {beside.name}")
 
 
-def _table_row(finding: Finding) -> dict[str, Any]:
+def _table_row(finding: Finding, several: bool) -> dict[str, Any]:
     difference, sign = finding.difference, {-1: "−", 0: "− or +", 1: "+"}[finding.measure.claimed]
     row: dict[str, Any] = {"λ with": finding.measure.title, "group": finding.group, "claimed": sign}
+    if several:
+        row["of each network"] = " ".join(f"{mean:+.2f}" for mean in finding.of_seeds)
     if difference is None:
         empty = {"correlation": None, "95 %": "", "chance": "", "scenes": 0}
         return {**row, **empty, "verdict": f"undefined: {finding.reason}"}

@@ -34,6 +34,7 @@ class Finding:
         chance: range of the same mean for λ of random weights (`prior_chance`); None where that is not measured.
         spread: ratio of the 95 % and 5 % quantiles of λ, geometric mean over the images.
         reason: why it is undefined; "" where it is not.
+        of_seeds: the same mean for each network alone.
     """
 
     group: str
@@ -42,6 +43,7 @@ class Finding:
     chance: tuple[float, float] | None = None
     spread: float = math.inf
     reason: str = ""
+    of_seeds: tuple[float, ...] = ()
 
     @property
     def verdict(self) -> Verdict:
@@ -79,7 +81,8 @@ def findings(items: Iterable[tuple[int, ItemAnalysis]], confidence: float = 0.95
                 chance = chance_interval(draws, len({seed for _, seed in cells}), confidence)
                 difference = paired_difference(cells, dict.fromkeys(cells, 0.0), confidence)
                 low, high = strength_range([item for _, item in known], group) or (1.0, 1.0)
-                results.append(Finding(group, measure, difference, chance, high / low))
+                of_seeds = tuple(_mean_of_seed(cells, seed) for seed in sorted({seed for _, seed in cells}))
+                results.append(Finding(group, measure, difference, chance, high / low, of_seeds=of_seeds))
             else:
                 reasons = dict.fromkeys(item.correlations[key].reason for _, item in known)
                 results.append(Finding(group, measure, None, reason="; ".join(reason for reason in reasons if reason)))
@@ -92,6 +95,11 @@ def _scene_means(values: Iterable[tuple[int, str, float | None]]) -> dict[tuple[
         if value is not None:
             found.setdefault((scene, seed), []).append(value)
     return {cell: sum(numbers) / len(numbers) for cell, numbers in found.items()}
+
+
+def _mean_of_seed(cells: Cells, seed: int) -> float:
+    values = [value for (_, own), value in cells.items() if own == seed]
+    return sum(values) / len(values)
 
 
 def _complete(cells: Cells) -> dict[tuple[str, int], float]:

@@ -216,6 +216,12 @@ def test_several_networks_are_seeds(analysis):
     with analysis.output.open() as stream:
         rows = list(csv.DictReader(stream))
     assert [row["weights"] for row in rows[:: len(rows) // 2]] == ["0", "1"]
+    stored = json.loads(analysis.output.with_suffix(".json").read_text())["correlations"]
+    title = next(measure.title for measure in MEASURES if measure.key == "moved")
+    row = next(row for row in stored if (row["group"], row["λ with"]) == ("means", title))
+    first, second = map(float, row["of each network"].split())
+    assert row["correlation"] == pytest.approx((first + second) / 2, abs=0.01)
+    assert first != second
 
 
 def test_one_strength_everywhere_is_said_and_written_without_nan(analysis, capsys):
