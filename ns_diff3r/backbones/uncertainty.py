@@ -32,9 +32,9 @@ class UncertaintyHeadConfig(DefaultsForMissingFields):
     the same for all Gaussians: one per attribute group ("group"), or a single one ("uniform")."""
     initial: float = 1.0
     """λ of every parameter before training."""
-    minimum: float = 1e-3
+    minimum: float = 1e-4
     """Smallest λ: nearly free."""
-    maximum: float = 1e3
+    maximum: float = 1e4
     """Largest λ: nearly fixed."""
     hidden_dim: int = 32
     """Width of the hidden layers."""

@@ -87,7 +87,7 @@ class TrainingConfig(DefaultsForMissingFields):
     """Optimiser of the backbone proper."""
     gaussian_head: GroupOptimizer = field(default_factory=GroupOptimizer)
     """Optimiser of the part of the backbone that turns features into Gaussians."""
-    uncertainty_head: GroupOptimizer = field(default_factory=lambda: GroupOptimizer(bilevel_rate=5e-3))
+    uncertainty_head: GroupOptimizer = field(default_factory=lambda: GroupOptimizer(bilevel_rate=1e-3))
     """Optimiser of the head that predicts λ; the first stage does not train it."""
     warmup_fraction: float = 0.02
     """Share of a stage in which learning rates rise."""
