@@ -22,6 +22,7 @@ struct HostSettings {
   ThreadOrder order = ThreadOrder::forward;
   uint64_t seed = 1;
   int64_t skipped = -1;  // this barrier is left out: a mutation that tests have to notice
+  int64_t launches = 0;  // grids that have been run
 };
 
 class HostScheduler;
