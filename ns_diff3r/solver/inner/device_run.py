@@ -87,7 +87,7 @@ class DeviceRun:
         self._columns = 2 + 2 * len(self._ranges)
         doubles = {"dtype": torch.float64, "device": self._device}
         self._written = torch.zeros(2 + (num_steps + 1) * self._columns, **doubles)
-        self.rows = torch.zeros(num_steps + 1, self._columns, dtype=torch.float64)
+        self.rows: list[list[float]] = []
         self.step = 0
 
         target, loss = problem.objective.target, problem.objective.loss
@@ -180,7 +180,7 @@ class DeviceRun:
         """Wait, and read everything. Intersections of a step that had no room, 0 if all had; then it may go on."""
         written = self._written.to("cpu", copy=True)
         self._halted, self.step, needed, _ = written[:2].view(torch.int32).tolist()
-        self.rows = written[2:].reshape(-1, self._columns)
+        self.rows = written[2:].reshape(-1, self._columns).tolist()
         if self._halted != self._module.halted_without_room:
             return 0
         self._written[:1].view(torch.int32)[0] = 0
@@ -188,7 +188,7 @@ class DeviceRun:
 
     def row(self, step: int) -> Row:
         """Of one step, as of the last look."""
-        pixels, ssim, *sums = self.rows[step].tolist()
+        pixels, ssim, *sums = self.rows[step]
         count = len(self._ranges)
         pairs = zip(sums[:count], sums[count:], strict=True)
         return Row(self._objective.value(pixels, ssim), [RangeStatistics(*pair) for pair in pairs])
