@@ -3,6 +3,7 @@
 // caller's; launches do not wait, so Python's lock is kept.
 
 #include <cstring>
+#include <utility>
 
 #include "bind_solver.h"
 #include "plan.h"
@@ -101,6 +102,8 @@ void bind_host(py::module_& module) {
   module.def("skip_barrier", [](int64_t index) { host_settings().skipped = index; },
              "Leave out the barrier with this index in barrier_sites(); -1: none.");
   module.def("launches", [] { return host_settings().launches; }, "How many kernels have been launched so far.");
+  module.def("kernel_seconds", [] { return std::exchange(host_settings().seconds, 0.0); },
+             "Time spent in kernels since the last call.");
   module.def("barrier_sites", &barrier_sites, py::arg("clear") = false, "file:line of all barriers met so far.");
 }
 #endif

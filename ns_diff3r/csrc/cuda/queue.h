@@ -173,6 +173,7 @@ struct Queue {
   static size_t sort(void* workspace, size_t, const Key* keys, Key* sorted_keys, const uint32_t* values,
                      uint32_t* sorted_values, int64_t count, int, const Stream& = 0) {
     if (workspace == nullptr) return 1;
+    const HostClock clock;
     std::vector<uint32_t> order(static_cast<size_t>(count));
     std::iota(order.begin(), order.end(), 0u);
     std::stable_sort(order.begin(), order.end(), [=](uint32_t a, uint32_t b) { return keys[a] < keys[b]; });
@@ -184,6 +185,7 @@ struct Queue {
   }
   static size_t scan(void* workspace, size_t, const uint32_t* in, uint32_t* out, int64_t count, const Stream& = 0) {
     if (workspace == nullptr) return 1;
+    const HostClock clock;
     uint32_t total = 0;
     for (int64_t i = 0; i < count; ++i) {
       const uint32_t own = in[i];
