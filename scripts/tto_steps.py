@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 import time
 import warnings
@@ -72,7 +73,9 @@ def by_cuda_kernels(device: str) -> Iterator[None]:
 def way_of(name: str) -> Iterator[None]:
     """Runs are taken so."""
     never = (device_run, "applies", lambda *arguments: False)
-    with replaced((device_run, "RECORD_GRAPHS", name == "graph"), *([never] if name == "steps" else [])):
+    with replaced(
+        (device_run, "RECORD_FROM", 0 if name == "graph" else math.inf), *([never] if name == "steps" else [])
+    ):
         yield
 
 

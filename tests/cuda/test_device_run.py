@@ -9,7 +9,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from ns_diff3r import extension, linearize
 from ns_diff3r.solver.image_loss import ImageLoss
-from ns_diff3r.solver.inner import SGD, Adam, RateSchedule, TTOStatus, device_run, run_trajectory
+from ns_diff3r.solver.inner import SGD, Adam, RateSchedule, TTOStatus, device_run, rerun_steps, run_trajectory
 from ns_diff3r.solver.inner.device_run import DeviceRun
 from ns_diff3r.solver.prior import Prior
 from ns_diff3r.solver.problem import SceneProblem
@@ -18,7 +18,7 @@ from tests.cuda.cuda_cases import PLACES, require
 from tests.scenes import make_scene
 
 places = pytest.mark.parametrize("place", PLACES)
-RATES = dict(zip(GROUPS, (0.02, 0.03, 0.04, 0.1, 0.05, 0.01), strict=True))
+RATES: dict[str, float] = dict(zip(GROUPS, (0.02, 0.03, 0.04, 0.1, 0.05, 0.01), strict=True))
 L1 = ImageLoss()
 ADAM, STEEP = Adam(RATES), Adam({**RATES, "scales": 0.15})
 FALLING = Adam(RATES, schedule=RateSchedule("exponential", 0.1, ("means",)), horizon=8)
@@ -102,10 +102,10 @@ def test_to_the_bit(optimizer, loss, place, scene, counted, monkeypatch):
 
 
 @places
-@pytest.mark.parametrize("graphs", [True, False])
-def test_steps_that_find_no_room(graphs, place, scene, counted, monkeypatch):
+@pytest.mark.parametrize("record_from", [0, math.inf])
+def test_steps_that_find_no_room(record_from, place, scene, counted, monkeypatch):
     """In the first step, in later ones, and in the measure at the end: what they left behind is not used."""
-    monkeypatch.setattr(device_run, "RECORD_GRAPHS", graphs)
+    monkeypatch.setattr(device_run, "RECORD_FROM", record_from)
     monkeypatch.setattr(device_run, "SPARE", 0)
     original = DeviceRun._make_room
 
@@ -152,9 +152,9 @@ class Watcher:
     def __init__(self):
         self.seen = []
 
-    def __call__(self, record, following):
+    def __call__(self, record, next_theta):
         state = {name: torch.as_tensor(value).clone() for name, value in record.state.items()}
-        self.seen.append((torch.tensor(record.step), record.theta, record.gradient, following, *state.values()))
+        self.seen.append((torch.tensor(record.step), record.theta, record.gradient, next_theta, *state.values()))
 
 
 class Progress(list):
@@ -253,3 +253,19 @@ def test_any_order_of_threads(scene, monkeypatch):
     assert math.isfinite(ends[0].loss_curve[-1])
     for end in ends[1:]:
         assert_same(ends[0], end)
+
+
+@places
+def test_steps_taken_again(place, scene):
+    """What an observer sees the second time is what it saw the first time."""
+    watchers = []
+    for usable in (False, True):
+        scene.on_device(usable)
+        state, watcher = STEEP.init(scene.gaussians), Watcher()
+        template, theta = scene.gaussians, scene.gaussians.flatten()
+        rerun_steps(scene.problem(), template, STEEP, scene.prior, frozenset(), theta, state, 2, 3, watcher)
+        assert state["step"] == 3
+        watchers.append(watcher.seen)
+    assert len(watchers[0]) == len(watchers[1]) == 3
+    for left, right in zip(*watchers, strict=True):
+        assert all(torch.equal(x, y) for x, y in zip(left, right, strict=True))

@@ -37,8 +37,9 @@ HEADROOM = 1.25
 """Room for intersections, as a multiple of the last number known."""
 SPARE = 256
 """Room beyond that: in small scenes a few Gaussians that grow are many."""
-RECORD_GRAPHS = True
-"""Whether a step is recorded as a CUDA graph; False launches its kernels one by one, for comparisons."""
+RECORD_FROM = 12
+"""Steps left from which a step is recorded as a CUDA graph, which costs about as much as launching a few; fewer are
+launched kernel by kernel."""
 
 
 class Row(NamedTuple):
@@ -134,6 +135,7 @@ class DeviceRun:
             self._rates,
             at,
         )
+        self._recorded = False
         self._partial = torch.empty(self._run.num_partials, dtype=torch.float64, device=self._device)
         self._run.set_partial(self._partial.data_ptr())
 
@@ -144,9 +146,9 @@ class DeviceRun:
         places = [address(vector, self._like) for vector in theta]
         done = 0
         while True:
-            ahead = min(LOOK_EVERY, self._num_steps - done)
+            ahead, record = min(LOOK_EVERY, self._num_steps - done), self._recording(done)
             with current_stream(self._device) as stream:
-                self._run.take_steps(places, self.gradient.data_ptr(), RECORD_GRAPHS, done, ahead, stream)
+                self._run.take_steps(places, self.gradient.data_ptr(), record, done, ahead, stream)
                 if done + ahead == self._num_steps:
                     self._run.measure(places[self._num_steps % 3], self.gradient.data_ptr(), stream)
             needed = self._look()
@@ -155,6 +157,11 @@ class DeviceRun:
                 self._make_room(needed)
             elif self._halted or done == self._num_steps:
                 return
+
+    def _recording(self, done: int) -> bool:
+        """Whether to go on by graphs. Those that there are serve to the end."""
+        self._recorded = self._recorded or self._num_steps - done >= RECORD_FROM
+        return self._recorded
 
     def measure(self, theta: Float[Tensor, " P"], gradient: Float[Tensor, " P"]) -> Row:
         """The loss at θ_step, its whole gradient to `gradient`; waits for the device."""

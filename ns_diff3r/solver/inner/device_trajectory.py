@@ -23,6 +23,35 @@ from .sgd import SGD
 from .trajectory import Trajectory, TTOStatus, gradient_norms, reached
 
 
+def rerun_on_device(
+    problem: InnerProblem,
+    first: Evaluation,
+    optimizer: InnerOptimizer,
+    prior: Prior | None,
+    frozen: frozenset[str],
+    theta: Float[Tensor, " P"],
+    state: InnerState,
+    first_step: int,
+    num_steps: int,
+    observer: StepObserver,
+) -> bool:
+    """The steps of `rerun_steps`, `first` being the problem at θ; False where they cannot be taken on the device."""
+    if not isinstance(first.linearization, CudaLinearization):
+        return False
+    assert isinstance(problem, SceneProblem)
+    assert isinstance(optimizer, (Adam, SGD))
+    run = DeviceRun(problem, first, optimizer, state, num_steps, prior, frozen, first_step)
+    for step in range(first_step, first_step + num_steps):
+        gradient, following = torch.empty_like(theta), torch.empty_like(theta)
+        run.measure(theta, gradient)
+        run.take_measured_step(theta, gradient, following)
+        if "step" in state:
+            state["step"] += 1
+        observer(StepRecord(step, theta, gradient, state), following)
+        theta = following
+    return True
+
+
 @dataclass
 class DeviceTrajectory:
     """What `run_trajectory` was asked for, and what is known of the run so far."""

@@ -211,8 +211,17 @@ def rerun_steps(
 
     To the bit, on a backend whose results repeat. `state` is updated; nothing is measured at the end.
     """
+    first = None
+    if num_steps > 1 and device_run.applies(problem, optimizer, template):
+        from .device_trajectory import rerun_on_device
+
+        first = problem.evaluate(template.unflatten(theta), first_step)
+        plan = (optimizer, prior, frozen, theta, state, first_step, num_steps, observer)
+        if rerun_on_device(problem, first, *plan):
+            return
     for step in range(first_step, first_step + num_steps):
-        evaluation = problem.evaluate(template.unflatten(theta), step)
+        evaluation = problem.evaluate(template.unflatten(theta), step) if first is None else first
+        first = None
         point = InnerPoint(theta, evaluation.linearization, evaluation.loss, prior, frozen, step)
         theta, _ = optimizer.step(state, point, torch.empty_like(theta))
         observer(StepRecord(step, point.theta, point.image_gradient, state), theta)
