@@ -110,7 +110,7 @@ def test_steps_that_find_no_room(record_from, place, scene, counted, monkeypatch
     original = DeviceRun._make_room
 
     def too_little_at_first(self, intersections):
-        device_run.HEADROOM = 1.1 if hasattr(self, "_run") else 0.6
+        device_run.HEADROOM = 0.6 if self._run is None else 1.1
         original(self, intersections)
 
     with monkeypatch.context() as patch:

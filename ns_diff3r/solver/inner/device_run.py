@@ -12,7 +12,7 @@ stationarity tolerance, a progress bar), it looks once a step, before the step i
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -90,6 +90,9 @@ class DeviceRun:
         self._written = torch.zeros(2 + (num_steps + 1) * self._columns, **doubles)
         self.rows: list[list[float]] = []
         self.step = 0
+        self._halted = 0
+        self._plan: ReservedPlan | None = None
+        self._run: Any = None
 
         target, loss = problem.objective.target, problem.objective.loss
         images = ["rendered", "image_cotangent"]
@@ -119,6 +122,7 @@ class DeviceRun:
 
     def _make_room(self, intersections: int) -> None:
         """Lists for so many intersections and some more, and the run over them."""
+        self._plan = self._run = None  # their memory serves the larger ones
         self._plan = plan = ReservedPlan(self._origin, int(HEADROOM * intersections) + SPARE)
         at = {name: 0 if tensor is None else tensor.data_ptr() for name, tensor in self._tensors.items()}
         at |= {name: address(vector, self._like) for name, vector in self._vectors.items()}
@@ -182,6 +186,11 @@ class DeviceRun:
             self._run.take_measured_step(*vectors, stream)
 
     # --- what it wrote down ---
+
+    @property
+    def diverged(self) -> bool:
+        """Whether `take_all` ended at numbers that are none, which the row of `step` holds."""
+        return self._halted != 0
 
     def _look(self) -> int:
         """Wait, and read everything. Intersections of a step that had no room, 0 if all had; then it may go on."""

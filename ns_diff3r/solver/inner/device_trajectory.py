@@ -94,7 +94,7 @@ class DeviceTrajectory:
     def _alone(self, run: DeviceRun, theta: Float[Tensor, " P"]) -> tuple[TTOStatus, Tensor]:
         places = [theta, torch.empty_like(theta), torch.empty_like(theta)]
         run.take_all(places)
-        finite = all(self._add(run.row(k)) for k in range(run.step + 1))
+        finite = all(self._add(run.row(k)) for k in range(run.step + 1)) and not run.diverged
         # the step that found numbers that are none has been taken too
         self._count(run.step if finite else min(run.step + 1, self.num_steps))
         last = run.step if finite else max(0, run.step - 1)
