@@ -146,6 +146,7 @@ template <class T>
 void measure(const InnerRun<T>& run, const T* theta, T* gradient, const Stream& stream) {
   StepKernel<T> step = optimizer_of(run);
   step.kind = StepKind::prior_gradient;
+  step.schedule = nullptr;  // behind the last step it has no row
   const Queue queue(Stream(stream.handle, &run.state->halted));
   differentiate(queue, run, theta, gradient);
   move(queue, run, step, theta, gradient, static_cast<T*>(nullptr));
