@@ -15,7 +15,7 @@ if(NOT ns_cuda MATCHES "^(auto|on|off)$")
   message(FATAL_ERROR "NS_DIFF3R_CUDA must be auto, on or off, not ${NS_DIFF3R_CUDA}")
 endif()
 
-set(CUDA_SOURCES rasterizer_lists rasterizer_products rasterizer_curvature image_ops solver)
+set(CUDA_SOURCES rasterizer_lists rasterizer_products rasterizer_curvature image_ops solver inner_run)
 
 if(NS_DIFF3R_CUDA_HOST)
   set(ns_host_sources "")
@@ -23,7 +23,7 @@ if(NS_DIFF3R_CUDA_HOST)
     file(CONFIGURE OUTPUT ${CMAKE_CURRENT_BINARY_DIR}/cuda_host/${name}.cpp CONTENT "#include \"${CSRC}/cuda/${name}.cu\"\n")
     list(APPEND ns_host_sources ${CMAKE_CURRENT_BINARY_DIR}/cuda_host/${name}.cpp)
   endforeach()
-  pybind11_add_module(_cuda_host MODULE NO_EXTRAS ${CSRC}/cuda/bind.cpp ${CSRC}/cuda/bind_solver.cpp ${CSRC}/cuda/host_block.cpp ${ns_host_sources})
+  pybind11_add_module(_cuda_host MODULE NO_EXTRAS ${CSRC}/cuda/bind.cpp ${CSRC}/cuda/bind_solver.cpp ${CSRC}/cuda/bind_run.cpp ${CSRC}/cuda/host_block.cpp ${ns_host_sources})
   # No contraction but where the kernels ask for it, as on a device. The fibres' jumps are none that FORTIFY understands.
   target_compile_options(_cuda_host PRIVATE ${NS_FLAGS} -ffp-contract=off -O1 -U_FORTIFY_SOURCE)
   target_compile_definitions(_cuda_host PRIVATE NS_ON_HOST)
@@ -87,7 +87,7 @@ message(STATUS "CUDA kernels: toolkit ${CMAKE_CUDA_COMPILER_VERSION}, architectu
 
 list(TRANSFORM CUDA_SOURCES PREPEND ${CSRC}/cuda/ OUTPUT_VARIABLE ns_device_sources)
 list(TRANSFORM ns_device_sources APPEND .cu)
-pybind11_add_module(_cuda MODULE NO_EXTRAS ${CSRC}/cuda/bind.cpp ${CSRC}/cuda/bind_solver.cpp ${CSRC}/cuda/device.cu ${ns_device_sources})
+pybind11_add_module(_cuda MODULE NO_EXTRAS ${CSRC}/cuda/bind.cpp ${CSRC}/cuda/bind_solver.cpp ${CSRC}/cuda/bind_run.cpp ${CSRC}/cuda/device.cu ${ns_device_sources})
 set_target_properties(_cuda PROPERTIES CUDA_ARCHITECTURES "${ns_given}" CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON
                                        CUDA_RUNTIME_LIBRARY Static CUDA_VISIBILITY_PRESET hidden)
 target_compile_options(_cuda PRIVATE $<$<COMPILE_LANGUAGE:CXX>:${NS_FLAGS} -O1>

@@ -4,7 +4,7 @@
 A: 2 views of 256², 131,072 Gaussians; B: 8 views of 512², 1,048,576 Gaussians; SH degree 0, about 40 pairs per pixel.
 Times are medians over calls between two events on the stream. Bytes are those that a pass has to move (records, slots,
 parameters, images), so that achieved bandwidth compares passes, not what the caches did; beside them what the card
-copies.
+copies. Setting A also says what an inner step costs in each of three ways to take it (scripts/tto_steps.py).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tto_steps import host_work, print_table
 
 from ns_diff3r import DifferentiableTTO, Gaussians, TTOConfig, Views, extension
 from ns_diff3r.data.generated import pixel_aligned_scene
@@ -34,6 +35,8 @@ TARGETS_MS = {
     "B": {"gauss_newton": 1.8, "pcg16": 30.0},
     "host": {},
 }
+STEPS_IN = ("A", "host")
+"""Settings in which inner steps are taken in all ways (`tto_steps`)."""
 RECORD, SLOT = 48, 48  # bytes
 
 
@@ -120,6 +123,7 @@ def measure(name: str, timer: Timer) -> dict[str, Any]:
             return pcg(operator, rhs, settings, make_preconditioner("jacobi", operator))
 
         times[kind] = timer(solve, 5)
+    steps = host_work(gaussians, cameras, device) if name in STEPS_IN else {}
     if device == "cuda":
         times |= layer_times(gaussians, Views(target, cameras), timer)
         times |= gsplat_times(gaussians, cameras, u, timer)
@@ -135,6 +139,7 @@ def measure(name: str, timer: Timer) -> dict[str, Any]:
         "entries per Gaussian and view": intersections / max(1, records),
         "times ms": times,
         "targets ms": TARGETS_MS[name],
+        "an inner step": steps,
         "product GB": product_bytes / 1e9,
         "product GB/s": product_bytes / times["gauss_newton"] / 1e6,
         "product / vjp": times["gauss_newton"] / times["vjp"],
@@ -205,6 +210,9 @@ def main() -> None:
             print(f"  {key:<32} {value:10.3f} ms" + (f"   target {target} ms" if target else ""))
         for key in ("product GB", "product GB/s", "product / vjp", "hessian / vjp", "3DGS-LM cache GB", "plan GB"):
             print(f"  {key:<32} {row[key]:10.4g}")
+        if row["an inner step"]:
+            print("  an inner step, by way of taking it:")
+            print_table(row["an inner step"])
         if arguments.json:
             arguments.json.parent.mkdir(parents=True, exist_ok=True)
             arguments.json.write_text(json.dumps(report, indent=1) + "\n")

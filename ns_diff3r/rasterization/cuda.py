@@ -49,6 +49,11 @@ class CudaLinearization(NativeLinearization):
         """The plan of the compiled module (`ns_diff3r._cuda`), whose memory this object holds."""
         return self._plan.plan
 
+    @property
+    def cuda_plan(self) -> CudaPlan:
+        """The plan, for others to be made like it."""
+        return self._plan
+
     def exclusive(self) -> AbstractContextManager[Any]:
         """Held while others launch products with this linearisation's work memory."""
         return self._turn
@@ -113,7 +118,7 @@ class CudaPlan:
         return {"tangents": self._tangent_records(), "slots": self._slots(self.module.vjp_slot)}
 
     def _slots(self, numbers: int) -> int:
-        return self._workspace("slots", self.plan.num_intersections * numbers)
+        return self._workspace("slots", self.plan.room * numbers)
 
     def _tangent_records(self) -> int:
         return self._workspace("tangents", self.num_views * self.num_gaussians * self.module.tangent_numbers)
@@ -141,10 +146,26 @@ class CudaPlan:
         """Project, cull, sort and list; waits for the device once, to learn how many intersections there are."""
         n, coefficients = gaussians.num_gaussians, (gaussians.sh_degree + 1) ** 2
         self._begin((n, coefficients, cameras.num_views, cameras.width, cameras.height), asdict(config))
-        records = self.num_views * n
         self._keep(
             cameras=self._camera_rows(cameras, config.clamp),
             background=background.to(self.dtype).to(self.device),
+        )
+        self._keep_records()
+        params = addresses(gaussians)
+        self.plan.set_parameters(params)
+        with current_stream(self.device) as stream:
+            scan = self._scan_work()
+            self.plan.project(scan.data_ptr(), scan.numel(), stream)
+            self.plan.room = int(self.memory["record_slots"][-1]) & 0xFFFFFFFF
+            self._keep_lists()
+            work = self._list_work()
+            self.plan.make_lists([x.data_ptr() for x in work], work[-1].numel(), stream)
+            self.plan.make_masks(stream)
+
+    def _keep_records(self) -> None:
+        """Memory for what is known of every (view, Gaussian)."""
+        n, records = self.num_gaussians, self.num_views * self.num_gaussians
+        self._keep(
             records=self._empty((records, self.module.record_numbers)),
             flags=self._empty(records, torch.uint8),
             tiles=self._empty((records, 4), torch.int16),
@@ -152,13 +173,29 @@ class CudaPlan:
             record_slots=self._empty(records + 1, torch.int32),
             contributes=self._empty(n, torch.uint8),
         )
-        params = addresses(gaussians)
-        self.plan.set_parameters(params)
-        with current_stream(self.device) as stream:
-            scan = self._empty(self.plan.scan_bytes(), torch.uint8)
-            self.plan.project(scan.data_ptr(), scan.numel(), stream)
-            self.plan.num_intersections = int(self.memory["record_slots"][-1]) & 0xFFFFFFFF
-            self._make_lists(stream)
+
+    def _scan_work(self) -> Tensor:
+        return self._empty(self.plan.scan_bytes(), torch.uint8)
+
+    def _keep_lists(self) -> None:
+        """Memory for as many intersections as the plan has room for."""
+        self._keep(
+            tile_offsets=self._empty(self.plan.num_tiles + 1, torch.int32),
+            entries=self._empty((self.plan.room, 2), torch.int32),
+            masks=self._empty(self.plan.room, torch.int16),
+        )
+
+    def _list_work(self) -> list[Tensor]:
+        """Temporary memory of making them: keys, sorted keys, three times numbers, and what sorting needs."""
+        count, key_bytes = self.plan.room, getattr(self.module, "key_bytes" + self.suffix)
+        keys = [self._empty(count * key_bytes, torch.uint8) for _ in range(2)]
+        numbers = [self._empty(count, torch.int32) for _ in range(3)]
+        return [*keys, *numbers, self._empty(self.plan.sort_bytes(), torch.uint8)]
+
+    def _keep_pixels(self) -> None:
+        """Memory for where each pixel's list ends, and what light is left there."""
+        shape = (self.num_views, self.height, self.width)
+        self._keep(stops=self._empty(shape, torch.int32), transmittances=self._empty(shape))
 
     def _camera_rows(self, cameras: Cameras, clamp: str) -> Tensor:
         """The cameras as the kernels read them; once made they stay, since TTO linearises again and again."""
@@ -174,25 +211,12 @@ class CudaPlan:
         _camera_rows[cameras] = (versions, tensor)
         return tensor
 
-    def _make_lists(self, stream: int) -> None:
-        count, key_bytes = self.plan.num_intersections, getattr(self.module, "key_bytes" + self.suffix)
-        self._keep(
-            tile_offsets=self._empty(self.plan.num_tiles + 1, torch.int32),
-            entries=self._empty((count, 2), torch.int32),
-            masks=self._empty(count, torch.int16),
-        )
-        keys = [self._empty(count * key_bytes, torch.uint8) for _ in range(2)]
-        numbers = [self._empty(count, torch.int32) for _ in range(3)]
-        sort = self._empty(self.plan.sort_bytes(), torch.uint8)
-        self.plan.make_lists([x.data_ptr() for x in (*keys, *numbers, sort)], sort.numel(), stream)
-        self.plan.make_masks(stream)
-
     def rebase(self, origin: CudaPlan, params: Addresses, frozen: bool, threads: int) -> None:
         """Other parameters with the lists of `origin`; frozen: also with its contributing pairs, caps and clamps."""
         if frozen:
             origin._require_pairs()
         self._begin(origin.settings, origin.config)
-        self.plan.num_intersections = origin.plan.num_intersections
+        self.plan.room = origin.plan.room
         shared = ("cameras", "background", "tiles", "record_slots", "tile_offsets", "entries")
         self._keep(**{name: origin.memory[name] for name in shared})
         self._keep(records=torch.empty_like(origin.memory["records"]), flags=torch.empty_like(origin.memory["flags"]))
@@ -216,8 +240,7 @@ class CudaPlan:
     def render(self, rgb: int, alpha: int, depth: int, linearize: bool, threads: int) -> None:
         """Draw; with `linearize` also keep what the products start from."""
         if linearize:
-            shape = (self.num_views, self.height, self.width)
-            self._keep(stops=self._empty(shape, torch.int32), transmittances=self._empty(shape))
+            self._keep_pixels()
         self.has_pairs = linearize
         with current_stream(self.device) as stream:
             self.plan.render(rgb, alpha, depth, linearize, stream)
@@ -281,7 +304,7 @@ class CudaPlan:
     @property
     def num_intersections(self) -> int:
         """Entries of all tiles' lists."""
-        return self.plan.num_intersections
+        return self.plan.room
 
     @property
     def num_candidates(self) -> int:

@@ -116,6 +116,12 @@ class ImageObjective:
         """n = views × pixels × 3, by which the loss is averaged."""
         return self.target.numel()
 
+    def value(self, penalties_sum: float, ssim_sum: float) -> float:
+        """The loss from Σ ρ(e) and the sum of SSIM over all pixels and channels (ignored without an SSIM part)."""
+        weight, n = self.loss.ssim_weight, self.num_residuals
+        value = (1.0 - weight) * penalties_sum / n
+        return value if self.ssim_target is None else value + weight * (1.0 - ssim_sum / n)
+
     def linearize(self, rendered: Images) -> LossLinearization:
         """The loss around `rendered`, its L1 signs frozen there.
 
@@ -165,11 +171,10 @@ class LossLinearization:
             scale=(1.0 - weight) / n,
             signs=self.frozen_signs,
         )
-        value = (1.0 - weight) * total / n
-        if self.objective.ssim_target is not None:
-            self._ssim.vjp(scale=-weight / n, add_to=gradient)
-            value += weight * (1.0 - self._ssim.total / n)
-        return value, gradient
+        if self.objective.ssim_target is None:
+            return self.objective.value(total, 0.0), gradient
+        self._ssim.vjp(scale=-weight / n, add_to=gradient)
+        return self.objective.value(total, self._ssim.total), gradient
 
     def at(self, rendered: Images) -> LossLinearization:
         """The loss around another rendering, with the L1 signs of this one."""

@@ -34,6 +34,11 @@ _NUMBERS: dict[str, int] = {"l1": 0, "mse": 1, "huber": 2}  # csrc/cpu/image_ops
 Images = Float[Tensor, "V H W 3"]
 
 
+def kernel_number(kind: PenaltyKind) -> int | None:
+    """By which the compiled loops and kernels know a penalty; None for one that is written in torch alone."""
+    return _NUMBERS.get(kind)
+
+
 def total_and_gradient(
     kind: PenaltyKind, rendered: Images, target: Images, *, delta: float, scale: float, signs: Images | None = None
 ) -> tuple[float, Images]:
@@ -53,7 +58,7 @@ def total_and_gradient(
         call = native("pixel_loss", rendered.dtype)
         total = call(torch.get_num_threads(), rendered.numel(), _NUMBERS[kind], delta, scale, *tensors)
         return total, gradient
-    if usable(rendered):
+    if usable(rendered) and kind in _NUMBERS:
         return cuda_ops.pixel_loss(_NUMBERS[kind], rendered, target, delta, scale, signs)
     error = rendered - target
     if kind == "mse":

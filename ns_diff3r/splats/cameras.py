@@ -46,9 +46,10 @@ class Cameras:
                 raise TypeError(f"Cameras.{name} must be an int, got {type(size).__name__}")
             if size <= 0:
                 raise ValueError(f"Cameras.{name} must be positive, got {size}")
-        require_finite("Cameras", "viewmats", self.viewmats)
-        require_finite("Cameras", "Ks", self.Ks)
-        self._check_matrices(self.viewmats.detach(), self.Ks.detach())
+        viewmats, Ks = self.viewmats.detach().cpu(), self.Ks.detach().cpu()  # a wait each, not one a check
+        require_finite("Cameras", "viewmats", viewmats)
+        require_finite("Cameras", "Ks", Ks)
+        self._check_matrices(viewmats, Ks)
 
     @staticmethod
     def _check_matrices(viewmats: Tensor, Ks: Tensor) -> None:

@@ -40,12 +40,13 @@ class Similarity:
     def __post_init__(self) -> None:
         fields = {"scale": self.scale, "rotation": self.rotation, "translation": self.translation}
         require_tensors("Similarity", fields)
-        for (name, value), shape in zip(fields.items(), ((), (3, 3), (3,)), strict=True):
+        values = {name: value.detach().cpu() for name, value in fields.items()}  # a wait each, not one a check
+        for (name, value), shape in zip(values.items(), ((), (3, 3), (3,)), strict=True):
             require_shape("Similarity", name, value, shape)
             require_finite("Similarity", name, value)
-        if self.scale <= 0:
-            raise ValueError(f"Similarity.scale must be positive, got {float(self.scale)}")
-        rotation = self.rotation.detach().double()
+        if values["scale"] <= 0:
+            raise ValueError(f"Similarity.scale must be positive, got {float(values['scale'])}")
+        rotation = values["rotation"].double()
         deviation = rotation @ rotation.T - torch.eye(3, dtype=torch.float64, device=rotation.device)
         if deviation.abs().max() > 1e-4 or torch.linalg.det(rotation) < 0:
             raise ValueError("Similarity.rotation must be a proper rotation")

@@ -108,8 +108,9 @@ class Gaussians:
 
     def check_finite(self, owner: str = "Gaussians") -> Gaussians:
         """Return self, or raise ValueError naming the first group that holds a NaN or an infinity, and their count."""
-        for name, leaf in self.items():
-            require_finite(owner, name, leaf)
+        if not torch.stack([leaf.detach().isfinite().all() for leaf in self.leaves()]).all():  # one wait for all
+            for name, leaf in self.items():
+                require_finite(owner, name, leaf)
         return self
 
     # --- activated quantities ---

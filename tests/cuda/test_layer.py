@@ -1,27 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """The whole layer over the CUDA kernels: TTO, its loss, and the implicit gradient, against the CPU's."""
 
-import sys
-
 import pytest
 import torch
 
 from ns_diff3r import DifferentiableTTO, TTOConfig, Views, render
-from ns_diff3r.rasterization.cuda import CudaLinearization
-from ns_diff3r.solver import PCGConfig, penalties, preconditioners, ssim, vector_ops
+from ns_diff3r.solver import PCGConfig
 from tests.cuda.cuda_cases import PLACES, dtypes_at, require
 from tests.scenes import make_scene
-
-
-@pytest.fixture
-def everything_by_cuda_kernels(monkeypatch):
-    """On CPU tensors too: the renderer, the fused steps, losses and SSIM, the small blocks, and PCG."""
-    entry = sys.modules[render.__module__]  # the function hides its module's name
-    monkeypatch.setattr(entry, "_native", lambda gaussians: CudaLinearization)
-    for module in (vector_ops, penalties, ssim, preconditioners):
-        monkeypatch.setattr(module, "is_native", lambda tensor: False)
-    for module in (vector_ops, penalties, ssim):
-        monkeypatch.setattr(module, "usable", lambda tensor: True)
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -3,6 +3,7 @@
 // caller's; launches do not wait, so Python's lock is kept.
 
 #include <cstring>
+#include <utility>
 
 #include "bind_solver.h"
 #include "plan.h"
@@ -26,10 +27,9 @@ void bind_plan(py::module_& module, const std::string& suffix) {
       .def("set", &P::set)
       .def("set_parameters", [](P& p, const Addresses& params) { p.scene.params = inputs<T>(params); })
       .def_property(
-          "num_intersections", [](const P& p) { return p.scene.num_intersections; },
-          [](P& p, int64_t count) { p.scene.num_intersections = count; })
+          "room", [](const P& p) { return p.scene.room; }, [](P& p, int64_t count) { p.scene.room = count; })
       .def_property_readonly("num_tiles", [](const P& p) { return p.scene.num_tiles(); })
-      .def("sort_bytes", [=](const P& p) { return list_bytes(p.scene.num_intersections, p.scene.num_tiles()); })
+      .def("sort_bytes", [=](const P& p) { return list_bytes(p.scene.room, p.scene.num_tiles()); })
       .def("scan_bytes", [](const P& p) { return scan_bytes(p.scene.num_records()); })
       .def("project", [](const P& p, uintptr_t work, size_t bytes, uintptr_t stream) {
              project(p.scene, pointer<void>(work), bytes, stream);
@@ -101,6 +101,9 @@ void bind_host(py::module_& module) {
              py::arg("order"), py::arg("seed") = 1, "In which order the threads of a block (and blocks) run on the host.");
   module.def("skip_barrier", [](int64_t index) { host_settings().skipped = index; },
              "Leave out the barrier with this index in barrier_sites(); -1: none.");
+  module.def("launches", [] { return host_settings().launches; }, "How many kernels have been launched so far.");
+  module.def("kernel_seconds", [] { return std::exchange(host_settings().seconds, 0.0); },
+             "Time spent in kernels since the last call.");
   module.def("barrier_sites", &barrier_sites, py::arg("clear") = false, "file:line of all barriers met so far.");
 }
 #endif

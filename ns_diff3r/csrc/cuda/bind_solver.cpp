@@ -8,14 +8,11 @@
 #include <tuple>
 
 #include "plan.h"
-#include "solver.h"
 
 namespace ns_diff3r {
 namespace cuda {
 namespace {
 
-using Address = uintptr_t;
-using Range = std::tuple<int64_t, int64_t, double, bool>;      // begin, end, learning rate, frozen
 using Row = std::tuple<int64_t, int64_t, bool>;                // base, stride, frozen
 using Shape = std::tuple<int64_t, int64_t, int64_t, int64_t>;  // views, rows, width, channels
 
@@ -24,30 +21,17 @@ ImageShape image_shape(const Shape& shape) {
   return {views, rows, width, channels};
 }
 
-Ranges ranges_from(const std::vector<Range>& list) {
-  if (list.size() > size_t(kMaxRanges)) throw py::value_error("at most 8 ranges of parameters");
-  Ranges ranges{};
-  for (const auto& [begin, end, rate, frozen] : list) {
-    const int r = ranges.count++;
-    ranges.begin[r] = begin;
-    ranges.end[r] = end;
-    ranges.learning_rate[r] = rate;
-    ranges.frozen[r] = frozen;
-  }
-  return ranges;
-}
-
 template <class T>
 void bind_steps(py::module_& m, const std::string& suffix) {
   m.def(("inner_step" + suffix).c_str(),
         [](const std::string& kind, const std::vector<Range>& ranges, const std::vector<Address>& vectors,
            const std::tuple<double, double, double, int64_t>& rates, Address partial, Address statistics, Address stream) {
           StepKernel<T> step{};
-          step.kind = kind == "adam" ? StepKind::adam : (kind == "sgd" ? StepKind::sgd : StepKind::prior_gradient);
+          step.kind = step_kind(kind);
           step.ranges = ranges_from(ranges);
           const auto& [beta1, beta2, epsilon, number] = rates;
-          step.factors = {beta1, beta2, epsilon, 1.0 / (1.0 - std::pow(beta1, double(number))),
-                          1.0 / (1.0 - std::pow(beta2, double(number)))};
+          const auto [first_correction, second_correction] = adam_corrections(beta1, beta2, number);
+          step.factors = {beta1, beta2, epsilon, first_correction, second_correction};
           step.theta = pointer<const T>(vectors.at(0));
           step.anchor = pointer<const T>(vectors.at(1));
           step.strength = pointer<const T>(vectors.at(2));
@@ -188,11 +172,33 @@ void bind_for(py::module_& m, const std::string& suffix) {
 
 }  // namespace
 
+Ranges ranges_from(const std::vector<Range>& list) {
+  if (list.size() > size_t(kMaxRanges)) throw py::value_error("at most 8 ranges of parameters");
+  Ranges ranges{};
+  for (const auto& [begin, end, rate, frozen] : list) {
+    const int r = ranges.count++;
+    ranges.begin[r] = begin;
+    ranges.end[r] = end;
+    ranges.learning_rate[r] = rate;
+    ranges.frozen[r] = frozen;
+  }
+  return ranges;
+}
+
+StepKind step_kind(const std::string& name) {
+  return name == "adam" ? StepKind::adam : (name == "sgd" ? StepKind::sgd : StepKind::prior_gradient);
+}
+
+std::pair<double, double> adam_corrections(double beta1, double beta2, int64_t number) {
+  return {1.0 / (1.0 - std::pow(beta1, double(number))), 1.0 / (1.0 - std::pow(beta2, double(number)))};
+}
+
 void bind_solver(py::module_& m) {
   bind_for<float>(m, "_float32");
 #if defined(NS_ON_HOST)
   bind_for<double>(m, "_float64");
 #endif
+  bind_run(m);
   m.def("image_partials", [](const Shape& shape) { return image_partials(image_shape(shape)); });
   m.def("pixel_partials", &pixel_partials);
   m.def("step_partials", [](const std::vector<Range>& ranges) { return step_partials(ranges_from(ranges)); });

@@ -234,6 +234,8 @@ uint32_t HostBlock::ballot(bool yes) {
 void run_grid(int64_t blocks, int threads, void (*body)(HostBlock&, const void*, void*), const void* kernel,
               size_t shared_bytes) {
   static HostScheduler scheduler;
+  const HostClock clock;
+  if (blocks > 0) ++host_settings().launches;
   scheduler.run(blocks, threads, body, kernel, shared_bytes);
 }
 

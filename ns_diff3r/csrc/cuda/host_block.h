@@ -8,6 +8,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
+#include <ctime>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,8 @@ struct HostSettings {
   ThreadOrder order = ThreadOrder::forward;
   uint64_t seed = 1;
   int64_t skipped = -1;  // this barrier is left out: a mutation that tests have to notice
+  int64_t launches = 0;  // grids that have been run
+  double seconds = 0.0;  // in them, in sorting and in summing
 };
 
 class HostScheduler;
@@ -61,6 +64,13 @@ class HostBlock {
 };
 
 HostSettings& host_settings();
+
+// Its life counts as time in kernels: processor time, as others may have the machine too.
+struct HostClock {
+  std::clock_t begin = std::clock();
+  ~HostClock() { host_settings().seconds += double(std::clock() - begin) / CLOCKS_PER_SEC; }
+};
+
 // "file:line" of every barrier that was reached since the last call with `clear`; their index is HostSettings::skipped.
 std::vector<std::string> barrier_sites(bool clear);
 

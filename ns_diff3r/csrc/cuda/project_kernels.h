@@ -156,6 +156,7 @@ struct ReprojectKernel {
   }
 };
 
+// Keys of all intersections, and behind them as many last ones as there is room for more.
 template <class T>
 struct EmitKernel {
   static constexpr int kThreads = 128, kBlocksPerMultiprocessor = 4;
@@ -168,6 +169,10 @@ struct EmitKernel {
   template <class Block>
   NS_KERNEL void operator()(Block& block, Shared&) const {
     const int64_t r = block.index() * kThreads + block.thread();
+    if (r >= scene.num_intersections() && r < scene.room) {
+      keys[r] = SortKey<T>::last();
+      slots[r] = 0;
+    }
     if (r >= scene.num_records() || !(scene.flags[r] & kVisible)) return;
     const Record<T> record = scene.records[r];
     const Tiles tiles = scene.tiles[r];
@@ -196,7 +201,7 @@ struct ListKernel {
 
   template <class Block>
   NS_KERNEL void operator()(Block& block, Shared&) const {
-    const int64_t i = block.index() * kThreads + block.thread(), n = scene.num_intersections;
+    const int64_t i = block.index() * kThreads + block.thread(), n = scene.num_intersections();
     if (i > n) return;
     // tiles without a list begin where the next one does
     const int64_t after = i == 0 ? 0 : int64_t(SortKey<T>::tile(sorted_keys[i - 1])) + 1;

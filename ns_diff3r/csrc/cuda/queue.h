@@ -19,6 +19,7 @@
 #endif
 
 #include "block.h"
+#include "stream.h"
 
 #if !defined(__CUDACC__)
 #include "host_block.h"
@@ -40,6 +41,7 @@ struct SortKey<float> {
     } d = {depth};
     return uint64_t(tile) << 32 | d.bits;
   }
+  NS_HD static type last() { return ~type(0); }  // behind every intersection, in as many bits as are sorted by
   NS_HD static uint32_t tile(type key) { return uint32_t(key >> 32); }
 };
 #if !defined(__CUDACC__)
@@ -52,6 +54,7 @@ template <>
 struct SortKey<double> {
   using type = WideKey;
   static type make(uint32_t tile, double depth) { return {depth, tile}; }
+  static type last() { return {0.0, 0xffffffffu}; }
   static uint32_t tile(const type& key) { return key.tile; }
 };
 #endif
@@ -64,7 +67,8 @@ inline void check(cudaError_t status, const char* what) {
 
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerMultiprocessor)
-    run_kernel(const __grid_constant__ Kernel kernel) {
+    run_kernel(const __grid_constant__ Kernel kernel, const int32_t* halted) {
+  if (halted != nullptr && *halted != 0) return;
   __shared__ typename Kernel::Shared shared;
   DeviceBlock block;
   kernel(block, shared);
@@ -72,14 +76,15 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kBlocksPerMultiproce
 
 struct Queue {
   cudaStream_t stream;
+  const int32_t* halted;
 
-  explicit Queue(uintptr_t handle) : stream(reinterpret_cast<cudaStream_t>(handle)) {}
+  explicit Queue(const Stream& s) : stream(reinterpret_cast<cudaStream_t>(s.handle)), halted(s.halted) {}
 
   template <class Kernel>
   void launch(int64_t blocks, const Kernel& kernel) const {
     if (blocks == 0) return;
     if (blocks > 2147483647) throw std::runtime_error("a CUDA grid holds at most 2^31 - 1 blocks: use fewer views at once");
-    run_kernel<Kernel><<<unsigned(blocks), Kernel::kThreads, 0, stream>>>(kernel);
+    run_kernel<Kernel><<<unsigned(blocks), Kernel::kThreads, 0, stream>>>(kernel, halted);
     check(cudaGetLastError(), "launching a kernel of ns_diff3r");
   }
   void zero(void* p, size_t bytes) const { check(cudaMemsetAsync(p, 0, bytes, stream), "clearing memory"); }
@@ -87,19 +92,19 @@ struct Queue {
   // Stable; the numbers of one key keep their order. Without workspace: how many bytes of it are needed.
   template <class Key>
   static size_t sort(void* workspace, size_t bytes, const Key* keys, Key* sorted_keys, const uint32_t* values,
-                     uint32_t* sorted_values, int64_t count, int bits, uintptr_t handle = 0) {
+                     uint32_t* sorted_values, int64_t count, int bits, const Stream& stream = 0) {
     check(cub::DeviceRadixSort::SortPairs(workspace, bytes, keys, sorted_keys, values, sorted_values, count, 0, bits,
-                                          reinterpret_cast<cudaStream_t>(handle)),
+                                          reinterpret_cast<cudaStream_t>(stream.handle)),
           "sorting tile intersections");
     return bytes;
   }
   // out[i] = in[0] + … + in[i - 1]
-  static size_t scan(void* workspace, size_t bytes, const uint32_t* in, uint32_t* out, int64_t count, uintptr_t handle = 0) {
-    check(cub::DeviceScan::ExclusiveSum(workspace, bytes, in, out, count, reinterpret_cast<cudaStream_t>(handle)),
+  static size_t scan(void* workspace, size_t bytes, const uint32_t* in, uint32_t* out, int64_t count, const Stream& stream = 0) {
+    check(cub::DeviceScan::ExclusiveSum(workspace, bytes, in, out, count, reinterpret_cast<cudaStream_t>(stream.handle)),
           "summing tile intersections");
     return bytes;
   }
-  uintptr_t handle() const { return reinterpret_cast<uintptr_t>(stream); }
+  Stream handle() const { return {reinterpret_cast<uintptr_t>(stream), halted}; }
 
   // Runs `once(queue)` (which only launches) `count` times: recorded as a graph, so that a launch costs next to nothing;
   // `graph`, empty at first, keeps it. Recorded on a stream of its own, since the legacy stream, torch's default, cannot be.
@@ -113,9 +118,16 @@ struct Queue {
       check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph.get()), stream), "launching a graph");
   }
 
+  // As `repeat`, one at a time; all kernels must have run before.
+  template <class Once>
+  void replay(std::shared_ptr<void>& graph, const Once& once) const {
+    if (!graph) graph = record(once);
+    check(cudaGraphLaunch(static_cast<cudaGraphExec_t>(graph.get()), stream), "launching a graph");
+  }
+
  private:
   template <class Once>
-  static std::shared_ptr<void> record(const Once& once) {
+  std::shared_ptr<void> record(const Once& once) const {
     cudaStream_t recorder;
     cudaGraph_t graph = nullptr;
     cudaGraphExec_t executable = nullptr;
@@ -123,7 +135,7 @@ struct Queue {
     cudaError_t status = cudaStreamBeginCapture(recorder, cudaStreamCaptureModeThreadLocal);
     if (status == cudaSuccess) {
       try {
-        once(Queue(reinterpret_cast<uintptr_t>(recorder)));
+        once(Queue(Stream(reinterpret_cast<uintptr_t>(recorder), halted)));
       } catch (...) {
         cudaStreamEndCapture(recorder, &graph);
         cudaStreamDestroy(recorder);
@@ -143,10 +155,13 @@ struct Queue {
 #else
 
 struct Queue {
-  explicit Queue(uintptr_t) {}
+  Stream stream;
+
+  explicit Queue(const Stream& s) : stream(s) {}
 
   template <class Kernel>
   void launch(int64_t blocks, const Kernel& kernel) const {
+    if (stream.halted != nullptr && *stream.halted != 0) return;
     const auto body = [](HostBlock& block, const void* k, void* shared) {
       (*static_cast<const Kernel*>(k))(block, *static_cast<typename Kernel::Shared*>(shared));
     };
@@ -156,8 +171,9 @@ struct Queue {
 
   template <class Key>
   static size_t sort(void* workspace, size_t, const Key* keys, Key* sorted_keys, const uint32_t* values,
-                     uint32_t* sorted_values, int64_t count, int, uintptr_t = 0) {
+                     uint32_t* sorted_values, int64_t count, int, const Stream& = 0) {
     if (workspace == nullptr) return 1;
+    const HostClock clock;
     std::vector<uint32_t> order(static_cast<size_t>(count));
     std::iota(order.begin(), order.end(), 0u);
     std::stable_sort(order.begin(), order.end(), [=](uint32_t a, uint32_t b) { return keys[a] < keys[b]; });
@@ -167,8 +183,9 @@ struct Queue {
     }
     return 1;
   }
-  static size_t scan(void* workspace, size_t, const uint32_t* in, uint32_t* out, int64_t count, uintptr_t = 0) {
+  static size_t scan(void* workspace, size_t, const uint32_t* in, uint32_t* out, int64_t count, const Stream& = 0) {
     if (workspace == nullptr) return 1;
+    const HostClock clock;
     uint32_t total = 0;
     for (int64_t i = 0; i < count; ++i) {
       const uint32_t own = in[i];
@@ -177,11 +194,15 @@ struct Queue {
     }
     return 1;
   }
-  uintptr_t handle() const { return 0; }
+  const Stream& handle() const { return stream; }
 
   template <class Once>
   void repeat(int count, std::shared_ptr<void>&, const Once& once) const {
     for (int i = 0; i < count; ++i) once(*this);
+  }
+  template <class Once>
+  void replay(std::shared_ptr<void>&, const Once& once) const {
+    once(*this);
   }
 };
 

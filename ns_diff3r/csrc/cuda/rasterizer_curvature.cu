@@ -9,7 +9,7 @@ namespace cuda {
 
 template <class T>
 void blocks(const Scene<T>& scene, const T* weights, T* slots, const GaussianOutputs<T>& diagonal, T* geometry, T* sh,
-            uintptr_t stream) {
+            const Stream& stream) {
   const Queue queue(stream);
   if (scene.origin_records)
     queue.launch(scene.num_tiles(), MomentKernel<T, true>{scene, weights, slots});
@@ -21,7 +21,7 @@ void blocks(const Scene<T>& scene, const T* weights, T* slots, const GaussianOut
 
 template <class T>
 void vjp_tangent(const Scene<T>& scene, const GaussianPointers<T>& tangents, const T* u, const T* du,
-                 void* tangent_records, T* slots, const GaussianOutputs<T>& out, uintptr_t stream) {
+                 void* tangent_records, T* slots, const GaussianOutputs<T>& out, const Stream& stream) {
   const Queue queue(stream);
   auto* const records = static_cast<TangentRecord<T>*>(tangent_records);
   using Push = TangentKernel<T>;
@@ -35,9 +35,9 @@ void vjp_tangent(const Scene<T>& scene, const GaussianPointers<T>& tangents, con
 }
 
 #define NS_INSTANTIATE(T)                                                                                       \
-  template void blocks(const Scene<T>&, const T*, T*, const GaussianOutputs<T>&, T*, T*, uintptr_t);             \
+  template void blocks(const Scene<T>&, const T*, T*, const GaussianOutputs<T>&, T*, T*, const Stream&);             \
   template void vjp_tangent(const Scene<T>&, const GaussianPointers<T>&, const T*, const T*, void*, T*,          \
-                            const GaussianOutputs<T>&, uintptr_t);
+                            const GaussianOutputs<T>&, const Stream&);
 NS_INSTANTIATE(float)
 #if !defined(__CUDACC__)
 NS_INSTANTIATE(double)

@@ -27,7 +27,7 @@ void pull_slots(const Queue& queue, const Scene<T>& scene, const T* slots, const
 }  // namespace
 
 template <class T>
-void jvp(const Scene<T>& scene, const GaussianPointers<T>& tangents, void* tangent_records, T* out, uintptr_t stream) {
+void jvp(const Scene<T>& scene, const GaussianPointers<T>& tangents, void* tangent_records, T* out, const Stream& stream) {
   const Queue queue(stream);
   const TangentRecord<T>* records = push_tangents(queue, scene, tangents, tangent_records);
   if (scene.origin_records)
@@ -38,7 +38,7 @@ void jvp(const Scene<T>& scene, const GaussianPointers<T>& tangents, void* tange
 
 template <class T>
 void vjp(const Scene<T>& scene, const ImageCotangents<T>& u, T* slots, const GaussianOutputs<T>& out,
-         double* camera_partial, double* camera_out, uintptr_t stream) {
+         double* camera_partial, double* camera_out, const Stream& stream) {
   const Queue queue(stream);
   const bool depth = u.alpha != nullptr || u.depth_sum != nullptr;
   if (scene.origin_records) {
@@ -67,7 +67,7 @@ void vjp(const Scene<T>& scene, const ImageCotangents<T>& u, T* slots, const Gau
 
 template <class T>
 void gauss_newton(const Scene<T>& scene, const GaussianPointers<T>& tangents, const T* weights, void* tangent_records,
-                  T* slots, const GaussianOutputs<T>& out, uintptr_t stream) {
+                  T* slots, const GaussianOutputs<T>& out, const Stream& stream) {
   const Queue queue(stream);
   const TangentRecord<T>* records = push_tangents(queue, scene, tangents, tangent_records);
   if (scene.origin_records)
@@ -80,11 +80,11 @@ void gauss_newton(const Scene<T>& scene, const GaussianPointers<T>& tangents, co
 static_assert(CotangentKernel<float, false, true>::kThreads == kCameraBlock, "a partial sum a block");
 
 #define NS_INSTANTIATE(T)                                                                                               \
-  template void jvp(const Scene<T>&, const GaussianPointers<T>&, void*, T*, uintptr_t);                                 \
+  template void jvp(const Scene<T>&, const GaussianPointers<T>&, void*, T*, const Stream&);                                 \
   template void vjp(const Scene<T>&, const ImageCotangents<T>&, T*, const GaussianOutputs<T>&, double*, double*,        \
-                    uintptr_t);                                                                                         \
+                    const Stream&);                                                                                         \
   template void gauss_newton(const Scene<T>&, const GaussianPointers<T>&, const T*, void*, T*, const GaussianOutputs<T>&, \
-                             uintptr_t);
+                             const Stream&);
 NS_INSTANTIATE(float)
 #if !defined(__CUDACC__)
 NS_INSTANTIATE(double)

@@ -57,7 +57,7 @@ struct Scene {
   Tiles* tiles;
   uint32_t* counts;        // intersections of a record; [V * N + 1], the last 0
   uint32_t* record_slots;  // [V * N + 1]: the first slot of a record, then their number
-  int64_t num_intersections;
+  int64_t room;            // for so many intersections: as many as there are, or more where their number is not waited for
   uint32_t* tile_offsets;  // [V * tiles + 1]
   Entry* entries;          // by tile and in a tile by depth
   uint16_t* masks;         // the cells of the tile that an entry can reach
@@ -70,9 +70,17 @@ struct Scene {
   const int32_t* origin_stops;
 
   NS_HD int64_t num_records() const { return num_views * num_gaussians; }
+  NS_KERNEL int64_t num_intersections() const { return record_slots[num_records()]; }
   NS_HD int64_t tiles_per_view() const { return int64_t(tiles_x) * tiles_y; }
   NS_HD int64_t num_tiles() const { return num_views * tiles_per_view(); }
 };
+
+// The six leaves in a flat vector, one group behind the other.
+template <class Pointers, class T, class Number>
+Pointers leaves(const Scene<T>& scene, Number* flat) {
+  const int64_t n = scene.num_gaussians;
+  return {flat, flat + 3 * n, flat + 7 * n, flat + 10 * n, flat + 11 * n, flat + 14 * n};
+}
 
 // Below this a pixel's transmittance ends the pixel, whatever the configuration says: it is walked back by divisions.
 template <class T>

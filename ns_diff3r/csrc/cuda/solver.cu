@@ -5,13 +5,6 @@ namespace ns_diff3r {
 namespace cuda {
 namespace {
 
-// The six leaves in a flat vector (rasterization's groups, one behind the other).
-template <class Pointers, class T>
-Pointers leaves(const Scene<T>& scene, T* flat) {
-  const int64_t n = scene.num_gaussians;
-  return {flat, flat + 3 * n, flat + 7 * n, flat + 10 * n, flat + 11 * n, flat + 14 * n};
-}
-
 // out = JᵀWJ v
 template <class T>
 void multiply(const Queue& queue, const SolveProblem<T>& s, T* v, T* out) {
@@ -105,13 +98,17 @@ int64_t step_partials(const Ranges& ranges) {
   return 2 * blocks;
 }
 
-template <class T>
-void inner_step(StepKernel<T> step, double* statistics, uintptr_t stream) {
-  SumKernel sum{};
-  Ranges& ranges = step.ranges;
+void give_blocks(Ranges& ranges) {
   ranges.first_block[0] = 0;
   for (int r = 0; r < ranges.count; ++r)
     ranges.first_block[r + 1] = ranges.first_block[r] + vector_partials(ranges.end[r] - ranges.begin[r]);
+}
+
+template <class T>
+void inner_step(StepKernel<T> step, double* statistics, const Stream& stream) {
+  SumKernel sum{};
+  Ranges& ranges = step.ranges;
+  give_blocks(ranges);
   const int64_t blocks = ranges.first_block[ranges.count];
   for (int r = 0; r <= ranges.count; ++r) sum.first[r] = ranges.first_block[r];
   for (int r = 1; r <= ranges.count; ++r) sum.first[ranges.count + r] = blocks + ranges.first_block[r];
@@ -129,7 +126,7 @@ int64_t solve_partials(const SolveProblem<T>& s) {
 }
 
 template <class T>
-void begin_solve(const SolveProblem<T>& s, double tolerance, uintptr_t stream) {
+void begin_solve(const SolveProblem<T>& s, double tolerance, const Stream& stream) {
   const Queue queue(stream);
   queue.launch(1, InitializeKernel{s.state, tolerance});
   queue.launch(vector_partials(s.count), CopyKernel<T>{s.count, s.b, s.r, s.x});
@@ -137,17 +134,17 @@ void begin_solve(const SolveProblem<T>& s, double tolerance, uintptr_t stream) {
 }
 
 template <class T>
-void iterate(const SolveProblem<T>& s, std::shared_ptr<void>& graph, int count, bool refresh, uintptr_t stream) {
+void iterate(const SolveProblem<T>& s, std::shared_ptr<void>& graph, int count, bool refresh, const Stream& stream) {
   const Queue queue(stream);
   queue.repeat(refresh ? count - 1 : count, graph, [&](const Queue& q) { one_iteration(q, s, false); });
   if (refresh && count > 0) one_iteration(queue, s, true);
 }
 
 #define NS_INSTANTIATE(T)                                             \
-  template void inner_step(StepKernel<T>, double*, uintptr_t);        \
+  template void inner_step(StepKernel<T>, double*, const Stream&);        \
   template int64_t solve_partials(const SolveProblem<T>&);            \
-  template void begin_solve(const SolveProblem<T>&, double, uintptr_t); \
-  template void iterate(const SolveProblem<T>&, std::shared_ptr<void>&, int, bool, uintptr_t);
+  template void begin_solve(const SolveProblem<T>&, double, const Stream&); \
+  template void iterate(const SolveProblem<T>&, std::shared_ptr<void>&, int, bool, const Stream&);
 NS_INSTANTIATE(float)
 #if !defined(__CUDACC__)
 NS_INSTANTIATE(double)

@@ -18,35 +18,37 @@ int64_t pixel_partials(int64_t count);
 int64_t vector_partials(int64_t count);
 
 template <class T>
-void image_filter(const ImageShape& shape, const double* taps, const T* in, T* out, uintptr_t stream);
+void image_filter(const ImageShape& shape, const double* taps, const T* in, T* out, const Stream& stream);
 template <class T>
-void ssim_target(const ImageShape& shape, const T* image, T* mean, T* variance, uintptr_t stream);
-// sum: Σ S, one double on the device
+void ssim_target(const ImageShape& shape, const T* image, T* mean, T* variance, const Stream& stream);
+// sum: Σ S, one double on the device; null: it stays in partial sums
 template <class T>
 void ssim_value(const ImageShape& shape, const T* x, const SsimTarget<T>& target, T* ssim, T* a, T* b, T* c,
-                double* partial, double* sum, uintptr_t stream);
+                double* partial, double* sum, const Stream& stream);
 // out = scale·Jᵀu + (accumulate ? out : 0); u null: all ones
 template <class T>
 void ssim_vjp(const ImageShape& shape, const T* x, const T* y, const SsimPartials<T>& partials, const T* u, double scale,
-              bool accumulate, T* out, uintptr_t stream);
+              bool accumulate, T* out, const Stream& stream);
 template <class T>
 void ssim_jvp(const ImageShape& shape, const T* x, const T* y, const SsimPartials<T>& partials, const T* v, T* out,
-              uintptr_t stream);
+              const Stream& stream);
 template <class T>
 void ssim_partials_jvp(const ImageShape& shape, const T* x, const SsimTarget<T>& target, const T* v, T* a, T* b, T* c,
-                       uintptr_t stream);
+                       const Stream& stream);
 // image = weights∘image + J_Sᵀ (window∘ J_S image); change: work memory of its size
 template <class T>
 void ssim_curvature(const ImageShape& shape, const T* x, const T* y, const SsimPartials<T>& partials, const T* window,
-                    const T* weights, T* change, T* image, uintptr_t stream);
+                    const T* weights, T* change, T* image, const Stream& stream);
+// sum as above
 template <class T>
 void pixel_loss(int64_t count, Penalty penalty, double delta, double scale, const T* x, const T* y, const T* signs,
-                T* gradient, double* partial, double* sum, uintptr_t stream);
+                T* gradient, double* partial, double* sum, const Stream& stream);
 
 // first_block is filled in here; statistics: [2, ranges], the priors and then the squared gradients, on the device.
 template <class T>
-void inner_step(StepKernel<T> step, double* statistics, uintptr_t stream);
+void inner_step(StepKernel<T> step, double* statistics, const Stream& stream);
 int64_t step_partials(const Ranges& ranges);
+void give_blocks(Ranges& ranges);
 
 // A = scale·JᵀWJ + diag(Λ) on the free ranges, with M⁻¹ and the vectors of a solve.
 template <class T>
@@ -77,11 +79,11 @@ template <class T>
 int64_t solve_partials(const SolveProblem<T>& problem);
 // x = 0, r = b, p = z = M⁻¹b
 template <class T>
-void begin_solve(const SolveProblem<T>& problem, double tolerance, uintptr_t stream);
+void begin_solve(const SolveProblem<T>& problem, double tolerance, const Stream& stream);
 // `count` iterations, those after the end of the solve without effect; refresh: the last one computes r = b − Ax anew.
 // `graph`, empty at first, keeps the recorded iteration of this problem.
 template <class T>
-void iterate(const SolveProblem<T>& problem, std::shared_ptr<void>& graph, int count, bool refresh, uintptr_t stream);
+void iterate(const SolveProblem<T>& problem, std::shared_ptr<void>& graph, int count, bool refresh, const Stream& stream);
 
 }  // namespace cuda
 }  // namespace ns_diff3r

@@ -10,6 +10,11 @@ struct StepFactors {
   double beta1, beta2, epsilon, first_correction, second_correction;
 };
 
+// What a schedule says of one step, where a run's steps are launched before anybody knows which is which.
+struct StepRates {
+  double first_correction, second_correction, learning_rate[kMaxRanges];
+};
+
 enum class StepKind : int32_t { prior_gradient, sgd, adam };
 
 // gradient += Λ(θ−θ⁰), the statistics of every range (partial [2, blocks]: prior, squared gradient), and the step.
@@ -20,6 +25,8 @@ struct StepKernel {
   StepKind kind;
   Ranges ranges;
   StepFactors factors;
+  const StepRates* schedule;  // a run's; null: the rates of `ranges` and `factors`
+  const int32_t* number;      // which step of the schedule this is
   const T *theta, *anchor, *strength;
   T *gradient, *first_moment, *second_moment, *next;
   double* partial;
@@ -29,7 +36,15 @@ struct StepKernel {
     int r = 0;
     while (r + 1 < ranges.count && block.index() >= ranges.first_block[r + 1]) ++r;
     const int64_t base = ranges.begin[r] + (block.index() - ranges.first_block[r]) * kElements;
-    const T rate = T(ranges.learning_rate[r] * (kind == StepKind::adam ? factors.first_correction : 1.0));
+    double learning_rate = ranges.learning_rate[r];
+    double first_correction = factors.first_correction, second_correction = factors.second_correction;
+    if (schedule) {
+      const StepRates& now = schedule[*number];
+      learning_rate = now.learning_rate[r];
+      first_correction = now.first_correction;
+      second_correction = now.second_correction;
+    }
+    const T rate = T(learning_rate * (kind == StepKind::adam ? first_correction : 1.0));
     double prior = 0.0, squared = 0.0;
     for (int k = 0; k < kEach; ++k) {
       const int64_t i = base + k * kVectorThreads + block.thread();
@@ -53,7 +68,7 @@ struct StepKernel {
         const T s = T(factors.beta2) * second_moment[i] + T(1.0 - factors.beta2) * (g * g);
         first_moment[i] = m;
         second_moment[i] = s;
-        next[i] = x - rate * m / (sqrt(s * T(factors.second_correction)) + T(factors.epsilon));
+        next[i] = x - rate * m / (sqrt(s * T(second_correction)) + T(factors.epsilon));
       }
     }
     const double prior_sum = block_sum<kThreads>(block, prior, shared.partial);

@@ -38,19 +38,23 @@ NS_KERNEL void store_partial(Block& block, SumShared& shared, double own, double
   if (block.thread() == 0) partial[block.index()] = sum;
 }
 
-// out[r] = Σ partial[first[r] … first[r + 1]), a block a range.
+constexpr int kMaxSums = 2 * kMaxRanges + 2;
+
+// out[r] = Σ partial[first[r] … first[r + 1]), a block a range. With `row` the sums are that row of a table.
 struct SumKernel {
   static constexpr int kThreads = kVectorThreads, kBlocksPerMultiprocessor = 1;
   using Shared = SumShared;
   const double* partial;
   double* out;
-  int64_t first[2 * kMaxRanges + 1];
+  int64_t first[kMaxSums + 1];
+  const int32_t* row;
+  int32_t columns;
 
   template <class Block>
   NS_KERNEL void operator()(Block& block, Shared& shared) const {
     const int64_t begin = first[block.index()], end = first[block.index() + 1];
     const double sum = sum_partials(block, shared, partial + begin, end - begin);
-    if (block.thread() == 0) out[block.index()] = sum;
+    if (block.thread() == 0) out[(row ? int64_t(*row) * columns : 0) + block.index()] = sum;
   }
 };
 

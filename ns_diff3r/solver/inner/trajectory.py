@@ -17,6 +17,7 @@ from ...splats import GROUPS, Gaussians
 from ..prior import Prior
 from ..problem import Evaluation, InnerProblem, ReplayedProblem
 from ..vector_ops import RangeStatistics
+from . import device_run
 from .protocol import InnerOptimizer, InnerPoint, InnerState, StepObserver, StepRecord
 
 
@@ -121,8 +122,19 @@ def run_trajectory(
         progress: called at every iterate with the number of steps taken and L_in there.
         observer: sees every step after it has been taken.
     """
-    theta = next_theta = start.detach().flatten()
     state = optimizer.init(start) if state is None else state
+    if not record and device_run.applies(problem, optimizer, start):
+        from .device_trajectory import DeviceTrajectory
+
+        first = problem.evaluate(start.detach(), first_step) if first is None else first
+        deadline = math.inf if time_budget is None else time.perf_counter() + time_budget
+        plan = DeviceTrajectory(
+            num_steps, frozen, stationarity_tolerance, deadline, state, first_step, progress, observer
+        )
+        done = plan.run(problem, start, optimizer, prior, first)
+        if done is not None:
+            return done
+    theta = next_theta = start.detach().flatten()
     losses: list[float] = []
     image_losses: list[float] = []
     norms: list[dict[str, float]] = []
@@ -140,7 +152,7 @@ def run_trajectory(
         point = InnerPoint(theta, evaluation.linearization, evaluation.loss, prior, frozen, first_step + step)
         if step == num_steps or late or (stationarity_tolerance > 0.0 and step > 0):
             _, statistics = point.total_gradient()
-            stationary = step > 0 and _reached(statistics, norms[0], frozen, stationarity_tolerance)
+            stationary = step > 0 and reached(statistics, norms[0], frozen, stationarity_tolerance)
             last = step == num_steps or late or stationary
         else:
             statistics, last, stationary = [], False, False
@@ -158,7 +170,7 @@ def run_trajectory(
         image_losses.append(evaluation.loss.value)
         if progress is not None:
             progress(step, loss)
-        norms.append(_gradient_norms(statistics, frozen))
+        norms.append(gradient_norms(statistics, frozen))
         if evaluations is not None:
             evaluations.append(evaluation)
         if last:
@@ -199,8 +211,17 @@ def rerun_steps(
 
     To the bit, on a backend whose results repeat. `state` is updated; nothing is measured at the end.
     """
+    first = None
+    if num_steps > 1 and device_run.applies(problem, optimizer, template):
+        from .device_trajectory import rerun_on_device
+
+        first = problem.evaluate(template.unflatten(theta), first_step)
+        plan = (optimizer, prior, frozen, theta, state, first_step, num_steps, observer)
+        if rerun_on_device(problem, first, *plan):
+            return
     for step in range(first_step, first_step + num_steps):
-        evaluation = problem.evaluate(template.unflatten(theta), step)
+        evaluation = problem.evaluate(template.unflatten(theta), step) if first is None else first
+        first = None
         point = InnerPoint(theta, evaluation.linearization, evaluation.loss, prior, frozen, step)
         theta, _ = optimizer.step(state, point, torch.empty_like(theta))
         observer(StepRecord(step, point.theta, point.image_gradient, state), theta)
@@ -213,18 +234,20 @@ def first_gradient(
 ) -> dict[str, float]:
     """|∇L_in| per free group at a point: the measure of stationarity where steps see only some of the views."""
     point = InnerPoint(theta, at.linearization, at.loss, prior, frozen, 0)
-    return _gradient_norms(point.total_gradient()[1], frozen)
+    return gradient_norms(point.total_gradient()[1], frozen)
 
 
-def _reached(
+def reached(
     statistics: list[RangeStatistics], first: dict[str, float], frozen: frozenset[str], tolerance: float
 ) -> bool:
+    """Whether |∇L_in| has fallen to `tolerance` times what the norms `first` of the groups are; never for 0."""
     if tolerance <= 0.0:
         return False
-    norms = _gradient_norms(statistics, frozen)
+    norms = gradient_norms(statistics, frozen)
     return math.hypot(*norms.values()) <= tolerance * math.hypot(*first.values())
 
 
-def _gradient_norms(statistics: list[RangeStatistics], frozen: frozenset[str]) -> dict[str, float]:
+def gradient_norms(statistics: list[RangeStatistics], frozen: frozenset[str]) -> dict[str, float]:
+    """|∇L_in| per free group."""
     pairs = zip(GROUPS, statistics, strict=True)
     return {name: math.sqrt(part.squared_gradient) for name, part in pairs if name not in frozen}
