@@ -35,7 +35,8 @@ class Fit:
     """
 
     data: Path
-    """A scene, a folder of scenes, or "generated": scenes made from a seed while they are used."""
+    """A scene, a folder of scenes or of chunks, "generated" (scenes made from a seed while they are used), or a file
+    that names several such sources (.json, .yaml)."""
     weights: Path | None = None
     """Trained weights of the same network to begin with: a run, a checkpoint or a weights file; default: untrained."""
     output: Path = Path("outputs/fit")
