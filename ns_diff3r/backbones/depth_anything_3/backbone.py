@@ -86,6 +86,10 @@ class DepthAnything3Backbone(PretrainedBackbone):
         assert self.network.gs_head is not None
         return self.network.gs_head.parameters()
 
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """DINOv2 with its attention over views."""
+        return self.network.backbone.parameters()
+
     def idle_parameters(self) -> Iterator[nn.Parameter]:
         """Rays, fields of view (the official Gaussians stop their gradient), and tokens of the other kind of poses."""
         tokens = self.network.backbone.pretrained.camera_token
