@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..backbones.compact import CompactConfig
+from ..backbones.protocol import BackboneConfig
 from ..backbones.uncertainty import UncertaintyHeadConfig
 from ..data.collection import CollectionConfig
 from ..data.sampler import SamplerConfig
@@ -32,6 +33,7 @@ class Fit:
     """Train the compact network on one scene or a folder of scenes, in both stages, and evaluate it.
 
     Does the steps of `ns-train diff3r` in a plain loop. Interrupted or killed, the same command continues the run.
+    `ns-diff3r fit depthsplat` and `ns-diff3r fit da3` train the official networks.
     """
 
     data: Path
@@ -43,7 +45,7 @@ class Fit:
     """Folder of the run: settings.json, metrics.jsonl, checkpoints, evaluation.json, comparison.png."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Length, stages, losses, optimisers, test-time optimisation."""
-    backbone: CompactConfig = field(default_factory=CompactConfig)
+    backbone: BackboneConfig = field(default_factory=CompactConfig)
     """The network that predicts Gaussians."""
     uncertainty: UncertaintyHeadConfig = field(default_factory=UncertaintyHeadConfig)
     """The head that predicts λ."""

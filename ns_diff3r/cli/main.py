@@ -30,12 +30,20 @@ from .optimize import Optimize
 from .weights import Weights
 
 LATE = {
-    "fit": ("fit", "Fit", "Train the compact network on one scene or a folder of scenes, and evaluate it."),
+    "fit": (
+        "fit",
+        "Fit",
+        "Train the compact network on one scene or a folder of scenes, and evaluate it; fit depthsplat and fit da3: "
+        "the official networks.",
+    ),
+    "fit compact": ("fit", "Fit", ""),
+    "fit depthsplat": ("fit_official", "FitDepthSplat", ""),
+    "fit da3": ("fit_official", "FitDepthAnything3", ""),
     "ablation": ("ablation", "Ablation", "Whether training through test-time optimisation pays, row by row."),
     "evaluate": ("evaluate", "Evaluate", "A trained network on the held-out images of scenes."),
     "reconstruct": ("reconstruct", "Reconstruct", "Photographs in, a splat out, by a trained network."),
 }
-"""Commands that are imported when called: name → module, class, and the line that help shows."""
+"""Commands that are imported when called: one or two words → module, class, and the line that help shows."""
 
 _Fit, _Evaluate, _Ablation, _Reconstruct = (
     make_dataclass(f"_{name}", []) for name in ("Fit", "Evaluate", "Ablation", "Reconstruct")
@@ -96,11 +104,13 @@ def _plain_warnings() -> Iterator[None]:
 
 def _parse(arguments: list[str]) -> Any:
     """The command that the arguments name, with its options set. Exits for help and for arguments that are wrong."""
-    if arguments and arguments[0] in LATE:
-        module, name, _ = LATE[arguments[0]]
-        kind = getattr(import_module(f".{module}", __package__), name)
-        config = (tyro.conf.SuppressFixed,)  # _target of the networks' settings
-        return tyro.cli(kind, prog=f"ns-diff3r {arguments[0]}", args=arguments[1:], config=config)
+    for words in (2, 1):
+        called = " ".join(arguments[:words])
+        if called in LATE:
+            module, name, _ = LATE[called]
+            kind = getattr(import_module(f".{module}", __package__), name)
+            config = (tyro.conf.SuppressFixed,)  # _target of the networks' settings
+            return tyro.cli(kind, prog=f"ns-diff3r {called}", args=arguments[words:], config=config)
     command: Any = Command  # tyro takes a union of commands
     return tyro.cli(
         command,
