@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +20,13 @@ from nerfstudio.utils.comms import get_rank
 from torch.nn import Parameter
 
 from .compat import usable_device
-from .data import BatchSampler, CollectionConfig, SamplerConfig, SceneBatch, SceneCollection, SceneWarning
+from .data import BatchSampler, CollectionConfig, SamplerConfig, SceneBatch, SceneCollection
 from .data.view_selection import covering_views, view_distances
 from .dataclass_state import DefaultsForMissingFields
 from .dataparser import Diff3RDataParser, Diff3RDataParserConfig, Placement
 from .dataset import DatasetViews, SceneDataset
 from .nerfstudio_scenes import scene_from_dataparser
-from .run_checks import say
+from .run_checks import warnings_on_console
 
 
 @dataclass
@@ -100,7 +97,7 @@ class Diff3RDataManager(FullImageDatamanager, VanillaDataManager):
         self.dataparser_config = config.dataparser
         self.dataparser = config.dataparser.setup()
         self.includes_time = False
-        with _warnings_on_console():
+        with warnings_on_console():
             first = self._open()
             self.batch_sampler = BatchSampler(config.sampler, self.collection)
         self.exclude_batch_keys_from_device: list[str] = []
@@ -185,16 +182,3 @@ class Diff3RDataManager(FullImageDatamanager, VanillaDataManager):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Nothing is trained here."""
         return {}
-
-
-@contextmanager
-def _warnings_on_console() -> Iterator[None]:
-    """What is left out of the scenes, as lines of nerfstudio's console; other warnings as they are."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", SceneWarning)
-        yield
-    for warning in caught:
-        if issubclass(warning.category, SceneWarning):
-            say(str(warning.message), style="yellow")
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

@@ -23,6 +23,7 @@ from .compat import allow_numpy_scalars_in_checkpoints, resolve_device_type
 from .configs.optimizers import group_optimizers
 from .data.generated_settings import lasting
 from .dataclass_state import DefaultsForMissingFields
+from .photograph_runs import pose_photographs
 from .pipeline import Diff3RPipeline, Diff3RPipelineConfig
 from .resuming import RunPlan, plan_run
 from .run_checks import check_data, check_space, check_writable, one_clear_error, say
@@ -78,6 +79,7 @@ class Diff3RTrainerConfig(DefaultsForMissingFields, TrainerConfig):
             check_data(data.data or data.dataparser.data)
             check_writable(self.get_base_dir())
             self.settle()
+            pose_photographs(self)
             super().save_config()
             # After saving: the file says "auto", so that the run can be continued on another machine.
             self.settle_device()

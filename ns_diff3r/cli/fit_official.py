@@ -3,14 +3,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
-from ..backbones import BackboneConfig
+from ..backbones import BackboneConfig, DepthAnything3Config
 from ..data.collection import CollectionConfig
+from ..data.generated_settings import lasting
 from ..data.sampler import SamplerConfig
 from ..training.config import TrainingConfig
 from ..training.official import DA3, DEPTHSPLAT, FINE_TUNING_STEPS, OfficialRun
 from .fit import Fit
+
+if TYPE_CHECKING:
+    from ..training.run import RunSettings
 
 
 def _training(run: OfficialRun) -> TrainingConfig:
@@ -40,10 +45,11 @@ class FitDepthAnything3(Fit):
     """Train Depth Anything 3 from its published weights through test-time optimisation, and evaluate it.
 
     Does the steps of `ns-train diff3r-da3` in a plain loop. Interrupted or killed, the same command continues the run.
-    Size by --backbone.size; --backbone.checkpoint None begins with random weights.
+    Size by --backbone.size; --backbone.checkpoint None begins with random weights. --data may be photographs without
+    poses: one pass of the network gives them, in output/poses.
     """
 
-    backbone: BackboneConfig = field(default_factory=DA3.backbone)
+    backbone: DepthAnything3Config = field(default_factory=DA3.backbone)  # pyright: ignore[reportIncompatibleVariableOverride]
     """The network that predicts Gaussians."""
     training: TrainingConfig = field(default_factory=lambda: _training(DA3))
     """Length, stages, losses, optimisers, test-time optimisation."""
@@ -51,3 +57,13 @@ class FitDepthAnything3(Fit):
     """Scenes, split and image size."""
     sampler: SamplerConfig = field(default_factory=DA3.sampler)
     """Choice of context and target views."""
+
+    def settings(self) -> RunSettings:
+        """What determines the run; of photographs without poses, the scene that the network makes of them first."""
+        from ..data.unposed import is_unposed
+        from ..training.posing import posed_scene
+
+        given = super().settings()
+        if self.backbone.poses != "predicted" or not is_unposed(self.data):
+            return given
+        return replace(given, data=lasting(posed_scene(given, self.output, self._device())))

@@ -218,7 +218,7 @@ def open_collection(
     if path.is_file() or is_scene(path):
         return SceneCollection([load_scene(path, min_frames=MIN_TRAINING_VIEWS)], config)
     scenes, names, reasons = [], [], []
-    for folder in _find_scenes(path, SEARCH_DEPTH):
+    for folder in find_scenes(path):
         try:
             scene = load_scene(folder, min_frames=MIN_TRAINING_VIEWS)
             _check_scene(scene, config)
@@ -249,13 +249,14 @@ def _check_scene(scene: Scene, config: CollectionConfig) -> None:
             raise SceneError(f"{scene.path}: the near or far asked for contradicts the depth range found in the scene")
 
 
-def _find_scenes(path: Path, depth: int) -> list[Path]:
+def find_scenes(path: Path, depth: int = SEARCH_DEPTH) -> list[Path]:
+    """Folders below `path`, at most so deep, that look like scenes or like photographs without poses."""
     found = []
     for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         if is_scene(folder):
             found.append(folder)
             continue
-        inside = _find_scenes(folder, depth - 1) if depth > 1 else []
+        inside = find_scenes(folder, depth - 1) if depth > 1 else []
         # A folder of photographs without poses is a scene that cannot be used, and shall be named as such.
         found += inside or ([folder] if has_photographs(folder) else [])
     return found

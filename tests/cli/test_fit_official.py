@@ -2,6 +2,7 @@
 """`ns-diff3r fit` with the official networks, at small sizes and from random weights, and from a mixture."""
 
 import json
+import shutil
 from dataclasses import fields
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from ns_diff3r.cli.fit import Fit
 from ns_diff3r.cli.fit_official import FitDepthAnything3, FitDepthSplat
 from ns_diff3r.cli.main import _parse, main
+from ns_diff3r.data import load_scene
 from ns_diff3r.training.run import read_metrics
 from ns_diff3r.training.weights import open_weights
 from tests.cli.test_fit_and_export import EXAMPLE, TINY
@@ -21,11 +23,11 @@ NETWORKS = {
 }
 
 
-def official(network: str, output: Path, *options: str) -> int:
+def official(network: str, output: Path, *options: str, data: Path = EXAMPLE) -> int:
     """Both stages of a small run."""
     return main(
         [
-            *("fit", network, "--data", str(EXAMPLE), "--output", str(output), "--backbone.checkpoint", "None"),
+            *("fit", network, "--data", str(data), "--output", str(output), "--backbone.checkpoint", "None"),
             *("--backbone.size", "small", "--collection.max-size", "48", "--sampler.num-context", "2"),
             *("--sampler.num-targets", "1", "--training.num-steps", "2", "--training.tto.num-steps", "2"),
             *("--training.tto-steps-eval", "2", "--training.stages.pretrain-steps", "1", "--threads", "1"),
@@ -49,6 +51,31 @@ def test_both_stages_of_an_official_network(network, tmp_path, capsys):
     assert type(trained.settings.backbone).__name__ == NETWORKS[network][1]
     assert official(network, tmp_path, "--no-evaluate") == 0  # the same command again takes no step
     assert "continuing after step 2" in capsys.readouterr().out
+    torch.set_num_threads(threads)
+
+
+def test_photographs_without_poses(tmp_path, capsys):
+    """One pass of the network gives them, once for all."""
+    for name in ("photographs", "others/photographs", "one"):
+        (tmp_path / name).mkdir(parents=True)
+        for image in sorted((EXAMPLE / "images").iterdir())[: 1 if name == "one" else 5]:
+            shutil.copy(image, tmp_path / name)
+    threads = torch.get_num_threads()
+    options = ("--training.num-steps", "1", "--no-evaluate")
+    for shown in ("5 photographs without poses", "continuing after step 1"):
+        assert official("da3", tmp_path / "run", *options, data=tmp_path / "photographs") == 0
+        assert shown in capsys.readouterr().out
+    settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    assert settings["data"] == str(tmp_path / "run" / "poses" / "photographs")
+    assert load_scene(settings["data"]).num_frames == 5
+    for network, data, message in (
+        ("da3", "others/photographs", "holds poses of other photographs"),
+        ("da3", "one", "one: 1 readable photograph without poses"),
+        ("depthsplat", "photographs", "photographs, but no camera poses"),
+    ):
+        output = tmp_path / ("run" if data.startswith("others") else f"{network} {data}")
+        assert official(network, output, *options, data=tmp_path / data) == 1
+        assert message in capsys.readouterr().err
     torch.set_num_threads(threads)
 
 
