@@ -28,6 +28,7 @@ class SourceConfig:
         weight: how often its scenes come in training, by proportion.
         scale: its unit of length becomes this many of the mixture's; of poses, sparse points, near and far.
         near, far: depth range of its views in its own unit; default: as the collection's settings say.
+        selection: how its views are chosen, as the sampler's setting; default: as that says.
         baseline, baseline_end: range of the baseline of a step, and after the warm-up (default: the same).
         gap, gap_end: range of the gap in the sequence of images, and after the warm-up (default: the same).
         eval_scenes: names, within the source, of scenes that are held out as a whole.
@@ -44,6 +45,7 @@ class SourceConfig:
     scale: float = 1.0
     near: float | None = None
     far: float | None = None
+    selection: str | None = None
     baseline: tuple[float, float] | None = None
     baseline_end: tuple[float, float] | None = None
     gap: tuple[int, int] | None = None
@@ -173,6 +175,15 @@ def _range(kind: type) -> Callable[[Any], tuple[Any, Any]]:
     return read
 
 
+def _one_of(*choices: str) -> Callable[[Any], str]:
+    def read(value: Any) -> str:
+        if value not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}, got {value!r}")
+        return value
+
+    return read
+
+
 def _truth(value: Any) -> bool:
     if not isinstance(value, bool):
         raise ValueError(f"must be true or false, got {value!r}")
@@ -213,6 +224,7 @@ READERS: dict[str, Callable[[Any], Any]] = {
     "scale": _number(0),
     "near": _number(0),
     "far": _number(0),
+    "selection": _one_of("farthest", "nearest", "random", "bounded"),
     "baseline": _range(float),
     "baseline_end": _range(float),
     "gap": _range(int),

@@ -101,7 +101,8 @@ class MixtureCollection(SceneCollection):
 
     def view_bounds(self, source: int) -> ViewBounds:
         """See `SceneCollection`. A source that has a gap and no baseline is bounded by the gap alone."""
-        own, settings = self.sources[source], {}
+        own = self.sources[source]
+        settings: dict[str, Any] = {} if own.selection is None else {"selection": own.selection}
         baseline = UNBOUNDED if own.baseline is None and own.gap is not None else own.baseline
         if baseline is not None:
             settings |= {"baseline_start": baseline, "baseline_end": own.baseline_end or baseline}

@@ -149,6 +149,13 @@ def test_every_source_has_its_own_bounds(base):
     wide = {"baseline_start": (1.0, 1.0), "baseline_end": (1.0, 1.0), "warmup_steps": 1000}
     sampler = BatchSampler(SamplerConfig(scenes_per_step=8, num_targets=1, **wide), collection)
 
+    video = mixed(base, {"path": "video", "selection": "bounded", "gap": [10, 10]}, {"path": "one"})
+    for indices in BatchSampler(SamplerConfig(scenes_per_step=20), video).plan(0):
+        if video.names[indices.scene] == "video/video":
+            assert abs(indices.context[1] - indices.context[0] - 10) <= 1  # one of eight is held out
+    with pytest.raises(SceneError, match=r"mixture\.json: sources\[0\]: selection bounded needs gap_start"):
+        BatchSampler(SamplerConfig(), mixed(base, {"path": "video", "selection": "bounded"}))
+
     def spans(steps):
         found = {}
         for indices in (c for step in steps for c in sampler.plan(step)):
@@ -239,6 +246,7 @@ def test_yaml_says_the_same(base):
         ([{"path": "one", "gap": [3, 4.5]}], r"sources\[0\]\.gap: must be \[low, high\] .* whole"),
         ([{"path": "one", "gap_end": [3, 5]}], r"sources\[0\]\.gap_end: .* from 'gap', which is not given"),
         ([{"path": "one", "baseline": 1}], r"sources\[0\]\.baseline: must be \[low, high\]"),
+        ([{"path": "one", "selection": "best"}], r"sources\[0\]\.selection: must be one of farthest"),
         ([{"path": "one", "evaluate": "no"}], r"sources\[0\]\.evaluate: must be true or false"),
         ([{"path": "one", "evaluate": False}], "no source is left to evaluate"),
         ([{"path": "one", "eval_scenes": "one"}], r"sources\[0\]\.eval_scenes: must be a list"),

@@ -120,5 +120,3 @@ def test_the_commands(command, photographs, tmp_path):
     command("ns-eval", "--load-config", run / "config.yml", "--output-path", tmp_path / "figures.json")
     results = json.loads((tmp_path / "figures.json").read_text())["results"]
     assert results["psnr_before"] > 0
-    command("ns-export", "gaussian-splat", "--load-config", run / "config.yml", "--output-dir", tmp_path)
-    assert (tmp_path / "splat.ply").is_file()
