@@ -71,6 +71,7 @@ class Fit:
     def settings(self) -> RunSettings:
         """What determines the run."""
         from ..data.generated_settings import lasting
+        from ..data.mixture import mixture_digest
         from ..training.run import RunSettings
 
         return RunSettings(
@@ -81,6 +82,7 @@ class Fit:
             sampler=self.sampler,
             training=self.training,
             weights=None if self.weights is None else Path(os.path.abspath(self.weights)),
+            mixture_sha256=mixture_digest(self.data),
         )
 
     def run(self) -> int:

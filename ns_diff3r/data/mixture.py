@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
@@ -71,6 +72,11 @@ def is_mixture(path: Path) -> bool:
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and SOURCES in content
+
+
+def mixture_digest(path: Path) -> str | None:
+    """SHA-256 of a mixture's file, in hexadecimal; None for data of another kind."""
+    return hashlib.sha256(path.read_bytes()).hexdigest() if is_mixture(path) else None
 
 
 def read_mixture(path: Path) -> tuple[SourceConfig, ...]:

@@ -39,6 +39,8 @@ class RunSettings:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     weights: Path | None = None
     """Trained weights that the run begins with; opening the run afterwards does not need them."""
+    mixture_sha256: str | None = None
+    """Of the file that `data` is, where it names several sources: a run continues with the same alone."""
 
     def module(self) -> TrainingModule:
         """The network with its initial weights, test-time optimisation and loss."""

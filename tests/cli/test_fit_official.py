@@ -139,4 +139,8 @@ def test_fit_takes_a_mixture_and_continues_it(tmp_path, capsys):
     assert "continuing after step 3" in capsys.readouterr().out
     losses = [[r["loss"] for r in read_metrics(tmp_path / name / "metrics.jsonl")] for name in ("whole", "halved")]
     assert losses[0] == losses[1]
+    sources[0]["weight"] = 2
+    (tmp_path / "mixture.json").write_text(json.dumps({"sources": sources}))
+    assert main([*shared, "--output", str(tmp_path / "whole")]) == 1
+    assert "holds a run with other settings (mixture_sha256)" in capsys.readouterr().err
     torch.set_num_threads(threads)
