@@ -20,7 +20,7 @@ from nerfstudio.utils.comms import get_rank
 from torch.nn import Parameter
 
 from .compat import usable_device
-from .data import BatchSampler, CollectionConfig, SamplerConfig, SceneBatch, SceneCollection
+from .data import BatchSampler, CollectionConfig, ReadAhead, SamplerConfig, SceneBatch, SceneCollection
 from .data.view_selection import covering_views, view_distances
 from .dataclass_state import DefaultsForMissingFields
 from .dataparser import Diff3RDataParser, Diff3RDataParserConfig, Placement
@@ -40,6 +40,8 @@ class Diff3RDataManagerConfig(DefaultsForMissingFields, FullImageDatamanagerConf
     """Scenes, held-out images, image size, depth range."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """Context and target views of a training step and of evaluation."""
+    workers: int = 2
+    """Threads that read scenes of the next steps while one is taken; 0: none. Results do not depend on it."""
     # What nerfstudio's own image cache and batches would need; commands of nerfstudio set some of them.
     masks_on_gpu: tyro.conf.Suppress[bool] = False
     images_on_gpu: tyro.conf.Suppress[bool] = False
@@ -100,6 +102,7 @@ class Diff3RDataManager(FullImageDatamanager, VanillaDataManager):
         with warnings_on_console():
             first = self._open()
             self.batch_sampler = BatchSampler(config.sampler, self.collection)
+        self._reading: ReadAhead | None = None
         self.exclude_batch_keys_from_device: list[str] = []
         self.set_active_scene(first)
         DataManager.__init__(self)
@@ -129,7 +132,9 @@ class Diff3RDataManager(FullImageDatamanager, VanillaDataManager):
     def next_train(self, step: int) -> tuple[list[SceneBatch], dict[str, Any]]:
         """Scenes of a training step, a pure function of the sampler's seed, the step and the process."""
         self.train_count += 1
-        batches = self.batch_sampler.batch(step, get_rank(), self.world_size)
+        if self._reading is None:
+            self._reading = ReadAhead(self.batch_sampler, self.config.workers, get_rank(), self.world_size)
+        batches = self._reading.batch(step)
         return [batch.to(self.device) for batch in batches], {}
 
     def get_train_rays_per_batch(self) -> int:

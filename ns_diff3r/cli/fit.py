@@ -65,6 +65,8 @@ class Fit:
     """Evaluate at the end."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train: "auto" takes CUDA where torch and this installation can use it, else the CPU."""
+    workers: int = 2
+    """Threads that read scenes of the next steps while one is taken; 0: none. Results do not depend on it."""
     threads: int = 0
     """Threads; 0: as torch chooses. Results depend on it in the last digits."""
 
@@ -100,7 +102,7 @@ class Fit:
         settings, folder = self.settings(), RunFolder(self.output)
         self._check_folder(folder, settings)
         ImageMetrics.find(self.lpips_metric, self.training.losses.vgg_weights)  # an error now, not after training
-        loop = TrainingLoop(settings, folder, self.save_every, self.keep_checkpoints, self._device())
+        loop = TrainingLoop(settings, folder, self.save_every, self.keep_checkpoints, self._device(), self.workers)
         self._describe(loop)
         begin = time.perf_counter()
         records = list(_compact(loop))

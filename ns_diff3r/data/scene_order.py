@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from threading import Lock
 
 import numpy as np
 from jaxtyping import Int
@@ -37,6 +38,7 @@ class SceneOrder:
         weights = np.cumsum(collection.weights)
         self._shares = weights / weights[-1]
         self._before = [np.zeros(len(weights), dtype=np.int64)]  # how often each source came before a block
+        self._lock = Lock()
         self._block = lru_cache(maxsize=4)(self._draw_block)
         self._order = lru_cache(maxsize=EPOCHS_KEPT * len(weights))(self._shuffle)
         self._sizes = [len(self._shuffle(source, 0)) for source in range(len(weights))] if len(weights) > 1 else []
@@ -47,9 +49,10 @@ class SceneOrder:
             epoch, place = divmod(position, len(self._collection.training_scenes))
             return int(self._order(0, epoch)[place])
         number, within = divmod(position, BLOCK)
-        while len(self._before) <= number:
-            drawn = self._block(len(self._before) - 1)
-            self._before.append(self._before[-1] + np.bincount(drawn, minlength=len(self._shares)))
+        with self._lock:
+            while len(self._before) <= number:
+                drawn = self._block(len(self._before) - 1)
+                self._before.append(self._before[-1] + np.bincount(drawn, minlength=len(self._shares)))
         drawn = self._block(number)
         source = int(drawn[within])
         turn = int(self._before[number][source]) + int((drawn[:within] == source).sum())
