@@ -16,7 +16,7 @@ from tests.nerfstudio.in_process import train  # noqa: E402
 
 
 def test_a_run_from_before_continues_with_the_trunks_own_rates(tmp_path):
-    """As where the backbone is frozen: nothing has trained it, and the schedule of the trunk keeps pace with its own."""
+    """Where the backbone is frozen nothing has trained it; the schedule of the trunk keeps pace with the backbone's."""
     rates = GroupOptimizer(pretrain_rate=1e-4, bilevel_rate=1e-5)
     training = {"stages": StageConfig(pretrain_steps=0), "backbone": rates, "trunk": rates}
 
