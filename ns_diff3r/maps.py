@@ -10,8 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from .splats import Cameras, Gaussians, Views
-from .splats.spherical_harmonics import rgb_to_sh0
+from .splats import Cameras, Views
 
 MIN_ALPHA = 0.5
 """Pixels that are less opaque have no depth by which a photograph could be looked up."""
@@ -28,14 +27,6 @@ def relative_uncertainty(prior: Mapping[str, Float[Tensor, "N ..."]], group: str
     value = -logs.mean(dim=1)
     low, high = value.aminmax()
     return (value - low) / (high - low) if high > low else torch.full_like(value, 0.5)
-
-
-def painted(gaussians: Gaussians, values: Float[Tensor, " N"]) -> Gaussians:
-    """The same Gaussians in shades of grey from `values` in [0, 1], for rendering a per-Gaussian quantity as a map."""
-    sh0 = rgb_to_sh0(values[:, None, None].expand(-1, 1, 3).to(gaussians.dtype))
-    return Gaussians(
-        gaussians.means, gaussians.quats, gaussians.scales, gaussians.opacities, sh0.contiguous(), gaussians.shN[:, :0]
-    )
 
 
 def nearest_view(cameras: Cameras, camera: Cameras) -> int:

@@ -27,11 +27,12 @@ from .backbones.uncertainty import UncertaintyHeadConfig
 from .data import SceneBatch
 from .dataclass_state import DefaultsForMissingFields
 from .evaluation.metrics import ImageMetrics
-from .maps import error_against, nearest_view, painted, relative_uncertainty
+from .maps import error_against, nearest_view, relative_uncertainty
 from .nerfstudio_cameras import to_cameras
 from .rasterization import render
 from .rasterization.protocol import Rendering
 from .splats import GROUPS, Cameras, Gaussians, Views
+from .splats.painting import painted
 from .splats.spherical_harmonics import sh0_to_rgb
 from .training.config import TrainingConfig
 from .training.network import build_network

@@ -13,15 +13,11 @@ and renderings use the original rasteriser's rules, a centred principal point an
 from __future__ import annotations
 
 import argparse
-import io
 import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from ns_diff3r.backbones.depthsplat import DepthSplatBackbone
 from ns_diff3r.backbones.pretrained import PretrainedBackbone
@@ -29,37 +25,20 @@ from ns_diff3r.backbones.weights.catalogue import CATALOGUE
 from ns_diff3r.backbones.weights.fetching import WeightsError, fetch_weights
 from ns_diff3r.backbones.weights.loading import load_published_weights
 from ns_diff3r.backbones.weights.recognising import config_of_weights
-from ns_diff3r.data.chunk_scenes import ChunkFrame, chunk_scene
+from ns_diff3r.data.chunk_scenes import chunk_scene
 from ns_diff3r.data.chunks import ChunkFolder
+from ns_diff3r.data.official_crop import official_views
 from ns_diff3r.rasterization import render
 from ns_diff3r.rasterization.config import resolve_preset
-from ns_diff3r.splats import Cameras, Views
+from ns_diff3r.splats import Views
 
 NEAR, FAR, SIDE = 0.5, 100.0, 256
 PUBLISHED = {"large": "about 27.5 dB on the whole test set (cvg/depthsplat#68)"}
 """PSNR on RealEstate10K, 2 views at 256 x 256, where the authors state it. A few scenes need not agree with it."""
 
 
-def official_crop(frame: ChunkFrame) -> tuple[Tensor, Tensor]:
-    """[256, 256, 3] and its intrinsics, by the official code's resize and crop."""
-    with Image.open(io.BytesIO(frame.stored())) as opened:
-        image = opened.convert("RGB")
-    factor = max(SIDE / image.height, SIDE / image.width)
-    width, height = round(image.width * factor), round(image.height * factor)
-    pixels = np.asarray(image.resize((width, height), Image.Resampling.LANCZOS))
-    top, left = (height - SIDE) // 2, (width - SIDE) // 2
-    k = frame.intrinsics
-    K = torch.tensor([[k.fx / k.width * width, 0, SIDE / 2], [0, k.fy / k.height * height, SIDE / 2], [0, 0, 1]])
-    return torch.from_numpy(pixels[top : top + SIDE, left : left + SIDE] / np.float32(255)), K.float()
-
-
 def views_of(folder: ChunkFolder, key: str, indices: list[int]) -> Views:
-    frames = [chunk_scene(folder, key).frames[index] for index in indices]
-    images, Ks = zip(*(official_crop(frame) for frame in frames if isinstance(frame, ChunkFrame)), strict=True)
-    poses = torch.from_numpy(np.stack([frame.camera_to_world for frame in frames])).float()
-    cameras = Cameras.from_camera_to_world_opengl(poses, torch.stack(Ks), SIDE, SIDE)
-    bounds = torch.full((len(frames),), NEAR), torch.full((len(frames),), FAR)
-    return Views(torch.stack(images), cameras, *bounds)
+    return official_views(chunk_scene(folder, key), indices, (SIDE, SIDE), NEAR, FAR)
 
 
 @torch.no_grad()

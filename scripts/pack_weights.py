@@ -5,6 +5,7 @@ python scripts/pack_weights.py RUN FILE.safetensors --data … --licence … --c
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from ns_diff3r.training.weights import open_weights, sha256_of
@@ -19,13 +20,18 @@ def main() -> None:
     for name in ("data", "licence", "command", "figures"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--credits", default="")
+    parser.add_argument("--max-size", type=int, help="longest side at which commands take photographs by default")
     options = parser.parse_args()
     network = open_weights(options.run)
+    settings = network.settings
+    if options.max_size is not None:
+        collection = replace(settings.collection, image_size=None, max_size=options.max_size)
+        settings = replace(settings, collection=collection)
     texts = {name: getattr(options, name) for name in ("data", "licence", "command", "figures", "credits")}
     card = ModelCard(name=options.file.stem, **texts)
-    write_weights(options.file, network.settings, network.module, network.step, card)
+    write_weights(options.file, settings, network.module, network.step, card)
     digest, size = sha256_of(options.file), options.file.stat().st_size
-    options.file.with_suffix(".md").write_text(card.markdown(network.settings, network.step, digest))
+    options.file.with_suffix(".md").write_text(card.markdown(settings, network.step, digest))
     note = "" if size <= MAX_BYTES else f"; too large for the package, which takes {MAX_BYTES / 2**20:.0f} MiB"
     print(f"{options.file}: {size / 2**20:.1f} MiB, sha256 {digest}{note}")
 

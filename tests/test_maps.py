@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from ns_diff3r import Cameras, Gaussians, Views, render
-from ns_diff3r.maps import error_against, nearest_view, painted, relative_uncertainty
+from ns_diff3r.maps import error_against, nearest_view, relative_uncertainty
+from ns_diff3r.splats.painting import painted
 from tests.scenes import make_scene
 
 

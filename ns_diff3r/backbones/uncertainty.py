@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
@@ -19,14 +19,17 @@ from ..dataclass_state import DefaultsForMissingFields
 from ..splats import GROUPS
 from ..splats.flat_layout import leaf_shapes
 
+Granularity = Literal["gaussian", "parameter", "group", "uniform"]
+
 
 @dataclass
 class UncertaintyHeadConfig(DefaultsForMissingFields):
     """Settings of the uncertainty head."""
 
     _target: type[UncertaintyHead] = field(default_factory=lambda: UncertaintyHead)
-    granularity: Literal["gaussian", "parameter"] = "gaussian"
-    """One λ per Gaussian and attribute group, or one per parameter."""
+    granularity: Granularity = "gaussian"
+    """One λ per Gaussian and attribute group, or one per parameter; or, to compare with, numbers that are learned but
+    the same for all Gaussians: one per attribute group ("group"), or a single one ("uniform")."""
     initial: float = 1.0
     """λ of every parameter before training."""
     minimum: float = 1e-3
@@ -39,9 +42,9 @@ class UncertaintyHeadConfig(DefaultsForMissingFields):
     """Number of hidden layers."""
 
     def __post_init__(self) -> None:
-        if self.granularity not in ("gaussian", "parameter"):
+        if self.granularity not in get_args(Granularity):
             raise ValueError(
-                f'UncertaintyHeadConfig.granularity is "gaussian" or "parameter", not {self.granularity!r}'
+                f"UncertaintyHeadConfig.granularity is one of {get_args(Granularity)}, not {self.granularity!r}"
             )
         if not 0.0 < self.minimum < self.initial < self.maximum < float("inf"):
             raise ValueError(
@@ -59,7 +62,9 @@ class UncertaintyHeadConfig(DefaultsForMissingFields):
 class UncertaintyHead(nn.Module):
     """Features of Gaussians → λ of their parameters.
 
-    log λ = log minimum + (log maximum − log minimum)·sigmoid(raw + offset); raw = 0 gives `initial`.
+    log λ = log minimum + (log maximum − log minimum)·sigmoid(raw + offset); raw = 0 gives `initial`. Numbers that are
+    the same for all Gaussians come from the same layers, which then see zeros: weights of any granularity but
+    "parameter" begin a run of any other.
     """
 
     def __init__(self, config: UncertaintyHeadConfig, feature_dim: int, sh_degree: int) -> None:
@@ -92,11 +97,16 @@ class UncertaintyHead(nn.Module):
         """
         if features.ndim != 2 or features.shape[1] != self.feature_dim:
             raise ValueError(f"UncertaintyHead needs features [N, {self.feature_dim}], got {list(features.shape)}")
-        raw = self.last(self.layers(features.to(self.last.weight.dtype)))
+        seen = features.to(self.last.weight.dtype)
+        if self.config.granularity in ("group", "uniform"):
+            seen = torch.zeros_like(seen[:1])
+        raw = self.last(self.layers(seen))
+        if self.config.granularity == "uniform":
+            raw = raw.mean(1, keepdim=True).expand_as(raw)
         raw = raw.float() if raw.dtype in (torch.float16, torch.bfloat16) else raw  # autocast
         strength = (self.log_minimum + self.log_range * (raw + self.offset).sigmoid()).exp()
         parts = dict(zip(self.widths, strength.split(list(self.widths.values()), dim=1), strict=True))
-        if self.config.granularity == "gaussian":
-            return parts
+        if self.config.granularity != "parameter":
+            return {name: part.expand(len(features), 1) for name, part in parts.items()}
         shapes = leaf_shapes(len(features), self.sh_degree)
         return {name: part.reshape(shapes[name]) for name, part in parts.items()}

@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..data.collection import CollectionConfig
 from ..data.sampler import SamplerConfig
+from ..evaluation.corruptions import CorruptionName
 
 if TYPE_CHECKING:
     from ..data import BatchSampler
@@ -44,6 +45,8 @@ class Ablation:
     """λ to choose from where one number is the prior."""
     curve_steps: tuple[int, ...] = (0,)
     """Further numbers of steps that every row is measured at, with the rate that was tuned."""
+    corruptions: tuple[CorruptionName, ...] = ()
+    """What else is done to the context, to see what every row then loses; nothing is tuned for it."""
     baseline: str = "plain"
     """Name of the row that the others are compared with."""
     collection: CollectionConfig = field(default_factory=CollectionConfig)
@@ -79,10 +82,12 @@ class Ablation:
         for row in rows:
             modules = [open_weights(path).module for path in paths[row.weights]]
             setting = self._tuned(ledger, modules, sampler, row)
-            for steps in dict.fromkeys((*self.curve_steps, setting.steps)):
-                for seed, module in enumerate(modules):
-                    for scene in measured:
-                        self._measure(ledger, "test", module, sampler, scene, row, seed, replace(setting, steps=steps))
+            for seed, module in enumerate(modules):
+                for scene in measured:
+                    steps = (*self.curve_steps, setting.steps)
+                    self._measure(ledger, "test", module, sampler, scene, row, seed, setting, steps)
+                    for name in self.corruptions:
+                        self._measure(ledger, name, module, sampler, scene, row, seed, setting)
             print(f"{row.name}: rate {setting.rate:g}, {setting.steps} steps, prior {setting.prior or row.prior}")
             chosen[row] = setting
         self._compare(ledger, chosen)
@@ -123,36 +128,76 @@ class Ablation:
         row: Row,
         seed: int,
         setting: Setting,
+        at: tuple[int, ...] = (),
     ) -> list[float]:
-        """PSNR of a scene's images, from the ledger or measured now."""
+        """PSNR of a scene's images after the steps of the setting, from the ledger or measured now, also at others."""
         from ..evaluation.ablation import row_figures
+        from ..evaluation.corruptions import CORRUPTIONS
 
-        key = ledger.key(phase, row, seed, scene, setting)
-        if not ledger.known(key):
-            ledger.add(key, row_figures(module, sampler, sampler.collection.names.index(scene), row, setting))
-        return ledger.known(key)
+        keys = {n: ledger.key(phase, row, seed, scene, replace(setting, steps=n)) for n in (*at, setting.steps)}
+        missing = [steps for steps, key in keys.items() if not ledger.known(key)]
+        if missing:
+            corruption: CorruptionName | None = next((name for name in CORRUPTIONS if name == phase), None)
+            index = sampler.collection.names.index(scene)
+            for steps, figures in row_figures(module, sampler, index, row, setting, missing, corruption).items():
+                ledger.add(keys[steps], figures)
+        return ledger.known(keys[setting.steps])
 
     def _compare(self, ledger: Ledger, chosen: Mapping[Row, Setting]) -> None:
-        from ..evaluation.paired import paired_difference
         from .tables import print_table
 
-        cells = {row.name: ledger.cells("test", row, setting) for row, setting in chosen.items()}
-        table: list[dict[str, Any]] = []
-        for row, setting in chosen.items():
-            found = cells[row.name]
-            line: dict[str, Any] = {"row": row.name, "seeds": len({seed for _, seed in found})}
-            line |= {"rate": setting.rate, "steps": setting.steps}
-            line["PSNR"] = sum(found.values()) / len(found)
-            if row.name == self.baseline:
-                line |= {"difference": None, "95 %": None, "wins": None}
-            else:
-                result = paired_difference(found, _for_all_seeds(cells[self.baseline], found))
-                interval = f"{result.low:+.3f} to {result.high:+.3f}"
-                line |= {"difference": result.mean, "95 %": interval, "wins": result.wins}
-            table.append(line)
-        print_table(
-            f"{self.data}: ablation", table, f"differences to {self.baseline!r}, bootstrap over scenes and seeds"
-        )
+        baseline = next(row for row in chosen if row.name == self.baseline)
+        note = f"differences to {self.baseline!r}, 95 % bootstrap over scenes and seeds"
+        print_table(f"{self.data}: ablation", _test_rows(ledger, chosen, baseline), note)
+        for name in self.corruptions:
+            title = f"{self.data}: what {name} in the context costs (dB)"
+            print_table(title, _corrupted_rows(ledger, chosen, baseline, name), note)
+
+
+def _test_rows(ledger: Ledger, chosen: Mapping[Row, Setting], baseline: Row) -> list[dict[str, Any]]:
+    """A line of the table for each row: figures, and the difference to the baseline."""
+    cells = {row: ledger.cells("test", row, setting) for row, setting in chosen.items()}
+    table = []
+    for row, setting in chosen.items():
+        found = cells[row]
+        line: dict[str, Any] = {"row": row.name, "seeds": len({seed for _, seed in found})}
+        line |= {"rate": setting.rate, "steps": setting.steps, "PSNR": _mean(found.values())}
+        before = ledger.images("test", row, replace(setting, steps=0))
+        after = ledger.images("test", row, setting)
+        raised = [after[image] > value for image, value in before.items()]
+        line["raised by TTO"] = f"{sum(raised)} of {len(raised)}" if raised else None
+        table.append(line | _difference(found, cells[baseline], row == baseline))
+    return table
+
+
+def _corrupted_rows(
+    ledger: Ledger, chosen: Mapping[Row, Setting], baseline: Row, name: CorruptionName
+) -> list[dict[str, Any]]:
+    """A line for each row: PSNR with and without the corruption, and what is lost compared with the baseline's loss."""
+    lost = {}
+    for row, setting in chosen.items():
+        clean, changed = ledger.cells("test", row, setting), ledger.cells(name, row, setting)
+        lost[row] = {cell: clean[cell] - value for cell, value in changed.items()}
+    return [
+        {"row": row.name, "PSNR": _mean(ledger.cells(name, row, setting).values()), "lost": _mean(lost[row].values())}
+        | _difference(lost[row], lost[baseline], row == baseline)
+        for row, setting in chosen.items()
+    ]
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+def _difference(cells: Cells, baseline: Cells, is_baseline: bool) -> dict[str, Any]:
+    from ..evaluation.paired import paired_difference
+
+    if is_baseline:
+        return {"difference": None, "95 %": None, "larger": None}
+    result = paired_difference(cells, _for_all_seeds(baseline, cells))
+    interval = f"{result.low:+.3f} to {result.high:+.3f}"
+    return {"difference": result.mean, "95 %": interval, "larger": result.wins}
 
 
 def _for_all_seeds(baseline: Cells, other: Cells) -> Cells:

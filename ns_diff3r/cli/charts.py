@@ -8,12 +8,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Literal
 
 Points = Sequence[tuple[float, float]]
 
 WIDTH, HEIGHT = 640, 400
 LEFT, RIGHT, TOP, BOTTOM = 64, 190, 36, 46
 COLORS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A point of a line that stands out."""
+
+    x: float
+    y: float
+    shape: Literal["ring", "square"] = "ring"
 
 
 @dataclass(frozen=True)
@@ -63,6 +73,50 @@ def line_chart(
     Points with a coordinate that is not finite, or not positive on a logarithmic axis, interrupt their line. Returns
     the path, or None where nothing can be drawn (no file is written).
     """
+    chart = Chart(series, title, x_label, y_label, log_x, log_y)
+    return stacked_charts(path, [chart])
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One chart of several in a file; see `line_chart`."""
+
+    series: Mapping[str, Points]
+    title: str
+    x_label: str
+    y_label: str
+    log_x: bool = False
+    log_y: bool = False
+    marks: Mapping[str, Sequence[Mark]] | None = None
+    """Of the lines of the same name; a chart with marks (also {}) has no other markers."""
+
+
+def stacked_charts(path: Path, charts: Sequence[Chart]) -> Path | None:
+    """Write charts below one another; those in which nothing can be drawn are left out. As `line_chart`."""
+    right = max([RIGHT, *(_legend_width(chart) for chart in charts)])
+    drawn = [parts for chart in charts if (parts := _parts(chart))]
+    if not drawn:
+        return None
+    width = WIDTH - RIGHT + right
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {HEIGHT * len(drawn)}" '
+        'font-family="sans-serif" font-size="11">',
+        f'<rect width="{width}" height="{HEIGHT * len(drawn)}" fill="white"/>',
+    ]
+    for number, parts in enumerate(drawn):
+        lines += [f'<g transform="translate(0 {HEIGHT * number})">', *parts, "</g>"] if number else parts
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([*lines, "</svg>\n"]))
+    return path
+
+
+def _legend_width(chart: Chart) -> int:
+    return 40 + round(5.6 * max((len(label) for label in chart.series), default=0))
+
+
+def _parts(chart: Chart) -> list[str]:
+    """The elements of one chart; [] where nothing can be drawn."""
+    series, log_x, log_y = chart.series, chart.log_x, chart.log_y
 
     def drawn(point: tuple[float, float]) -> bool:
         finite = all(math.isfinite(value) for value in point)
@@ -70,16 +124,13 @@ def line_chart(
 
     points = [point for line in series.values() for point in line if drawn(point)]
     if not points:
-        return None
+        return []
     x = _Axis.over([point[0] for point in points], LEFT, WIDTH - RIGHT, log_x)
     y = _Axis.over([point[1] for point in points], HEIGHT - BOTTOM, TOP, log_y)
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" '
-        'font-size="11">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/>',
-        _text((LEFT + WIDTH - RIGHT) / 2, 20, title, size=13),
-        _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, x_label),
-        f'<g transform="rotate(-90 14 {HEIGHT / 2:.0f})">{_text(14, HEIGHT / 2, y_label)}</g>',
+        _text((LEFT + WIDTH - RIGHT) / 2, 20, chart.title, size=13),
+        _text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 10, chart.x_label),
+        f'<g transform="rotate(-90 14 {HEIGHT / 2:.0f})">{_text(14, HEIGHT / 2, chart.y_label)}</g>',
     ]
     for tick in x.ticks():
         at = x.place(tick)
@@ -99,16 +150,22 @@ def line_chart(
             at = x.place(point[0]), y.place(point[1])
             path_data.append(f"{command}{at[0]:.1f} {at[1]:.1f}")
             command = "L"
-            if len(line) <= 40:
+            if len(line) <= 40 and chart.marks is None:
                 parts.append(f'<circle cx="{at[0]:.1f}" cy="{at[1]:.1f}" r="2.5" fill="{color}"/>')
         parts.append(f'<path d="{"".join(path_data)}" fill="none" stroke="{color}" stroke-width="1.6"{dashes}/>')
+        for mark in (chart.marks or {}).get(label, ()):
+            if drawn((mark.x, mark.y)):
+                parts.append(_drawn_mark(mark, x.place(mark.x), y.place(mark.y), color))
         row = TOP + 14 * index + 8
         parts.append(f'<path d="M{WIDTH - RIGHT + 10} {row}h16" stroke="{color}" stroke-width="2"{dashes}/>')
         parts.append(_text(WIDTH - RIGHT + 30, row + 4, label, anchor="start", size=10))
-    parts.append("</svg>\n")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(parts))
-    return path
+    return parts
+
+
+def _drawn_mark(mark: Mark, x: float, y: float, color: str) -> str:
+    if mark.shape == "ring":
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="5" fill="none" stroke="{color}" stroke-width="1.4"/>'
+    return f'<rect x="{x - 3:.1f}" y="{y - 3:.1f}" width="6" height="6" fill="{color}"/>'
 
 
 def _text(x: float, y: float, text: str, anchor: str = "middle", size: int = 11) -> str:

@@ -19,6 +19,7 @@ from ..backbones.uncertainty import UncertaintyHeadConfig
 from ..data.collection import CollectionConfig
 from ..data.sampler import SamplerConfig
 from ..training.config import TrainingConfig
+from .devices import DeviceChoice, chosen_device
 
 if TYPE_CHECKING:
     from ..training.loop import StepRecord, TrainingLoop
@@ -40,7 +41,8 @@ class Fit:
     """A scene, a folder of scenes or of chunks, "generated" (scenes made from a seed while they are used), or a file
     that names several such sources (.json, .yaml)."""
     weights: Path | None = None
-    """Trained weights of the same network to begin with: a run, a checkpoint or a weights file; default: untrained."""
+    """Trained weights of the same network to begin with: a run, a checkpoint, a weights file, or the name of weights
+    that come with the package; default: untrained."""
     output: Path = Path("outputs/fit")
     """Folder of the run: settings.json, metrics.jsonl, checkpoints, evaluation.json, comparison.png."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
@@ -63,7 +65,7 @@ class Fit:
     """LPIPS in the evaluation: where its weights are found, demanded, or not at all."""
     evaluate: bool = True
     """Evaluate at the end."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
+    device: DeviceChoice = "auto"
     """Where to train: "auto" takes CUDA where torch and this installation can use it, else the CPU."""
     workers: int = 2
     """Threads that read scenes of the next steps while one is taken; 0: none. Results do not depend on it."""
@@ -75,6 +77,7 @@ class Fit:
         from ..data.generated_settings import lasting
         from ..data.mixture import mixture_digest
         from ..training.run import RunSettings
+        from ..training.weights import bundled_or_path
 
         return RunSettings(
             data=lasting(self.data),
@@ -83,7 +86,7 @@ class Fit:
             collection=self.collection,
             sampler=self.sampler,
             training=self.training,
-            weights=None if self.weights is None else Path(os.path.abspath(self.weights)),
+            weights=None if self.weights is None else Path(os.path.abspath(bundled_or_path(self.weights))),
             mixture_sha256=mixture_digest(self.data),
         )
 
@@ -102,24 +105,14 @@ class Fit:
         settings, folder = self.settings(), RunFolder(self.output)
         self._check_folder(folder, settings)
         ImageMetrics.find(self.lpips_metric, self.training.losses.vgg_weights)  # an error now, not after training
-        loop = TrainingLoop(settings, folder, self.save_every, self.keep_checkpoints, self._device(), self.workers)
+        device = chosen_device(self.device)
+        loop = TrainingLoop(settings, folder, self.save_every, self.keep_checkpoints, device, self.workers)
         self._describe(loop)
         begin = time.perf_counter()
         records = list(_compact(loop))
         if records:
             print(_summary(records, time.perf_counter() - begin))
         return self._evaluate(loop) if self.evaluate else 0
-
-    def _device(self) -> str:
-        import torch
-
-        from .. import extension
-
-        usable = "cuda" in extension.device_types() and torch.cuda.is_available()
-        if self.device == "cuda" and not usable:
-            reason = "torch finds no CUDA device" if not torch.cuda.is_available() else "there are no CUDA kernels here"
-            raise ValueError(f"--device cuda: {reason}; auto takes what there is")
-        return "cuda" if self.device != "cpu" and usable else "cpu"
 
     def _check_folder(self, folder: Any, settings: RunSettings) -> None:
         from ..training.checkpoint import last_complete_checkpoint

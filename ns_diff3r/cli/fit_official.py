@@ -12,6 +12,7 @@ from ..data.generated_settings import lasting
 from ..data.sampler import SamplerConfig
 from ..training.config import TrainingConfig
 from ..training.official import DA3, DEPTHSPLAT, FINE_TUNING_STEPS, OfficialRun
+from .devices import chosen_device
 from .fit import Fit
 
 if TYPE_CHECKING:
@@ -66,4 +67,4 @@ class FitDepthAnything3(Fit):
         given = super().settings()
         if self.backbone.poses != "predicted" or not is_unposed(self.data):
             return given
-        return replace(given, data=lasting(posed_scene(given, self.output, self._device())))
+        return replace(given, data=lasting(posed_scene(given, self.output, chosen_device(self.device))))

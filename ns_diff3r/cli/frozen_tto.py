@@ -7,8 +7,9 @@ replayed at other starts and priors with the linearisations of the record (docs/
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,7 +18,7 @@ from ..solver import TTOConfig
 from ..solver.image_loss import ImageObjective
 from ..solver.inner import Trajectory, run_trajectory
 from ..solver.prior import Prior
-from ..solver.problem import InnerProblem, SceneProblem
+from ..solver.problem import DecidedProblem, InnerProblem, SceneProblem
 from ..splats import GROUPS, Cameras, Gaussians, Views
 
 
@@ -45,8 +46,13 @@ class FrozenTTO:
         scale: dict[str, float],
         context: Views,
         targets: Views,
+        decided_in: torch.dtype | None = None,
     ) -> FrozenTTO:
-        """Run TTO from `start` with λ = `multiplier` and keep its linearisations."""
+        """Run TTO from `start` with λ = `multiplier` and keep its linearisations.
+
+        With `decided_in`, say float32, the same run is taken in that precision first, and everything discrete stays as
+        it was there: rounding alone makes two runs flip different L1 signs, and they part.
+        """
 
         def around(cameras: Cameras, gaussians: Gaussians) -> Linearization:
             background = None if config.background is None else gaussians.means.new_tensor(config.background)
@@ -60,11 +66,29 @@ class FrozenTTO:
                 freeze="pairs",
             )
 
-        objective = ImageObjective(config.loss, context.images)
-        problem = SceneProblem(objective, lambda gaussians: around(context.cameras, gaussians))
+        def scene(views: Views) -> SceneProblem:
+            objective = ImageObjective(config.loss, views.images)
+            return SceneProblem(objective, lambda gaussians: around(views.cameras, gaussians))
+
         start = start.detach()
+        problem: InnerProblem = scene(context)
+        decisions: list[tuple[Gaussians, Tensor]] = []
+        if decided_in is not None:
+            other = scene(context.to(dtype=decided_in))
+
+            def watched(gaussians: Gaussians) -> Linearization:
+                linearization = other.linearize(gaussians)
+                place = gaussians.map(lambda leaf: leaf.to(start.dtype, copy=True))  # its memory serves later steps
+                decisions.append((place, linearization.rgb.to(start.dtype, copy=True)))
+                return linearization
+
+            _run(
+                config, replace(other, linearize=watched), start.to(dtype=decided_in), multiplier.to(decided_in), scale
+            )
+            problem = DecidedProblem(scene(context), decisions)
         trajectory = _run(config, problem, start, multiplier, scale, record=True)
-        outer = around(targets.cameras, start.unflatten(trajectory.theta))
+        result = start.unflatten(trajectory.theta)
+        outer = around(targets.cameras, decisions[-1][0] if decisions else result)
         return FrozenTTO(config, start, scale, trajectory, targets, outer)
 
     def __call__(self, start: Float[Tensor, " P"], multiplier: Float[Tensor, " P"]) -> float:

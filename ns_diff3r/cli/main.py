@@ -30,39 +30,30 @@ from .optimize import Optimize
 from .weights import Weights
 
 LATE = {
+    "reconstruct": ("reconstruct", "Reconstruct", "Photographs in, a splat out, by a trained network."),
     "fit": (
         "fit",
         "Fit",
         "Train the compact network on one scene or a folder of scenes, and evaluate it; fit depthsplat and fit da3: "
         "the official networks.",
     ),
-    "fit compact": ("fit", "Fit", ""),
-    "fit depthsplat": ("fit_official", "FitDepthSplat", ""),
-    "fit da3": ("fit_official", "FitDepthAnything3", ""),
-    "ablation": ("ablation", "Ablation", "Whether training through test-time optimisation pays, row by row."),
     "evaluate": ("evaluate", "Evaluate", "A trained network on the held-out images of scenes."),
-    "reconstruct": ("reconstruct", "Reconstruct", "Photographs in, a splat out, by a trained network."),
+    "ablation": ("ablation", "Ablation", "Whether training through test-time optimisation pays, row by row."),
+    "reproduce": ("reproduce", "Reproduce", "The paper's evaluations, posed and unposed, beside its numbers."),
+    "prior-analysis": ("prior_analysis", "PriorAnalysis", "What the λ of a trained network depends on."),
+    "figures": ("figures", "Figures", "Pictures before and after optimisation, maps of λ, and curves."),
 }
-"""Commands that are imported when called: one or two words → module, class, and the line that help shows."""
+"""Commands that are imported when called: name → module, class, and the line that help shows."""
 
-_Fit, _Evaluate, _Ablation, _Reconstruct = (
-    make_dataclass(f"_{name}", []) for name in ("Fit", "Evaluate", "Ablation", "Reconstruct")
-)  # stand in for help
+VARIANTS = {
+    "fit compact": ("fit", "Fit"),
+    "fit depthsplat": ("fit_official", "FitDepthSplat"),
+    "fit da3": ("fit_official", "FitDepthAnything3"),
+}
+"""Commands of two words: words → module, class."""
 
-Command = Union[  # noqa: UP007 - tyro reads it
-    Annotated[Optimize, subcommand("optimize")],
-    Annotated[_Reconstruct, subcommand("reconstruct", description=LATE["reconstruct"][2])],
-    Annotated[_Fit, subcommand("fit", description=LATE["fit"][2])],
-    Annotated[_Evaluate, subcommand("evaluate", description=LATE["evaluate"][2])],
-    Annotated[_Ablation, subcommand("ablation", description=LATE["ablation"][2])],
-    Annotated[Export, subcommand("export")],
-    Annotated[Gradcheck, subcommand("gradcheck")],
-    Annotated[Compare, subcommand("compare")],
-    Annotated[Benchmark, subcommand("benchmark")],
-    Annotated[Weights, subcommand("weights")],
-    Annotated[Convert, subcommand("convert")],
-    Annotated[Doctor, subcommand("doctor")],
-]
+EARLY = (Optimize, Export, Gradcheck, Compare, Benchmark, Weights, Convert, Doctor)
+"""Commands whose options need nothing heavy."""
 
 PACKAGE = __name__.split(".")[0]
 TRACEBACK = "NS_DIFF3R_TRACEBACK"
@@ -73,8 +64,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Faults of the input are reported in one line on stderr, status 1; with $NS_DIFF3R_TRACEBACK set, with a traceback.
     """
-    command = _parse(sys.argv[1:] if arguments is None else list(arguments))
     try:
+        command = _parse(sys.argv[1:] if arguments is None else list(arguments))
         with _plain_warnings():
             return command.run()
     except (ValueError, TypeError, OSError, ImportError) as error:
@@ -102,18 +93,24 @@ def _plain_warnings() -> Iterator[None]:
         yield
 
 
+def _commands() -> Any:
+    """All commands as the union that tyro reads; late ones are stand-ins, which help alone meets."""
+    late = [Annotated[make_dataclass(c[1], []), subcommand(name, description=c[2])] for name, c in LATE.items()]
+    early = [Annotated[command, subcommand(command.__name__.lower())] for command in EARLY]
+    return Union[(*late, *early)]
+
+
 def _parse(arguments: list[str]) -> Any:
     """The command that the arguments name, with its options set. Exits for help and for arguments that are wrong."""
     for words in (2, 1):
         called = " ".join(arguments[:words])
-        if called in LATE:
-            module, name, _ = LATE[called]
+        if called in VARIANTS or called in LATE:
+            module, name = VARIANTS[called] if called in VARIANTS else LATE[called][:2]
             kind = getattr(import_module(f".{module}", __package__), name)
             config = (tyro.conf.SuppressFixed,)  # _target of the networks' settings
             return tyro.cli(kind, prog=f"ns-diff3r {called}", args=arguments[words:], config=config)
-    command: Any = Command  # tyro takes a union of commands
     return tyro.cli(
-        command,
+        _commands(),
         prog="ns-diff3r",
         description="Gaussian splatting through differentiable test-time optimisation.",
         args=arguments,

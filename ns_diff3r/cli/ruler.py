@@ -148,18 +148,21 @@ def compare_vectors(found: Tensor, truth: Tensor) -> tuple[float, float]:
 
 
 class Ruler:
-    """The frozen optimisation of a problem in float64, from which all comparisons of it are made."""
+    """The frozen optimisation of a problem, evaluated in float64, from which all comparisons of it are made."""
 
-    def __init__(self, problem: Problem, exact: ModeGradient) -> None:
-        """`exact`: whose own direction is among those along which differences are taken."""
+    def __init__(self, problem: Problem, exact: ModeGradient, dtype: torch.dtype = torch.float64) -> None:
+        """`exact`: whose own direction is among those along which differences are taken; `dtype`: its precision, in
+        which everything discrete is decided."""
         self.problem, self.exact = problem, exact
         self.start = problem.start.flatten().double()
         self.multiplier = torch.full_like(self.start, problem.prior)
         scale = exact.solution.curvature_scale
         assert scale is not None
         start = problem.start.to(dtype=torch.float64)
-        views = [views.to(dtype=torch.float64) for views in (problem.context, problem.targets)]
-        self.recorded = FrozenTTO.record(problem.config, start, self.multiplier, scale, *views)
+        # The numbers that the modes see: rounded further, a photograph would decide other signs.
+        views = [views.to(dtype=dtype).to(dtype=torch.float64) for views in (problem.context, problem.targets)]
+        decided_in = None if dtype == torch.float64 else dtype
+        self.recorded = FrozenTTO.record(problem.config, start, self.multiplier, scale, *views, decided_in=decided_in)
         self.value = self.recorded(self.start, self.multiplier)
 
     def outer_loss(self, step: Float[Tensor, " P"], multiplier: bool) -> float:
@@ -221,7 +224,7 @@ def measure_modes(
     """
     found = {name: mode_gradient(problem, name, dtype) for name in dict.fromkeys((EXACT, *names))}
     exact = found[EXACT]
-    ruler = Ruler(problem, exact)
+    ruler = Ruler(problem, exact, dtype)
     steps = dict(zip(("θ⁰", "λ"), sizes, strict=True))
     truth = {to: ruler.differences(to == "λ", count, size, progress) if count else {} for to, size in steps.items()}
     steepest = {to: ruler.decrease(_of(exact, to), to == "λ", DECREASE_STEP) for to in truth}

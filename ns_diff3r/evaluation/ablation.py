@@ -5,24 +5,38 @@ from __future__ import annotations
 
 import csv
 import os
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 
+from ..data.batches import SceneBatch
 from ..data.sampler import BatchSampler
 from ..solver import DifferentiableTTO
+from ..splats import Gaussians
 from ..training.inference import device_of, evaluating
 from ..training.step import TrainingModule, unusable
+from .corruptions import CorruptionName, corrupted
 from .metrics import psnr, ssim
 
 PriorAtTest = Literal["learned", "none", "uniform"]
 
-COLUMNS = ("phase", "row", "seed", "scene", "image", "rate", "prior", "steps", "psnr", "ssim")
-"""Of the CSV: one line per row, image and number of steps; rate multiplies gsplat's learning rates, prior is the λ of
-"uniform", else empty."""
+COLUMNS = ("phase", "row", "seed", "scene", "image", "rate", "prior", "steps", "seconds", "psnr", "ssim")
+"""Of the CSV: one line per row, image and number of steps; phase is "tuning", "test", or what was done to the context
+(`corruptions`), rate multiplies gsplat's learning rates, prior is the λ of "uniform", else empty, seconds are those of
+test-time optimisation up to there, on the machine and under the load of the run."""
+
+
+class Figure(NamedTuple):
+    """Of one image after some steps."""
+
+    image: int
+    seconds: float
+    psnr: float
+    ssim: float
 
 
 @dataclass(frozen=True)
@@ -68,33 +82,68 @@ class Setting:
 
 @torch.no_grad()
 def row_figures(
-    module: TrainingModule, sampler: BatchSampler, scene: int, row: Row, setting: Setting
-) -> list[tuple[int, float, float]]:
-    """(image, PSNR, SSIM) of the evaluation images of a scene after test-time optimisation as the row has it.
+    module: TrainingModule,
+    sampler: BatchSampler,
+    scene: int,
+    row: Row,
+    setting: Setting,
+    at: Sequence[int] | None = None,
+    corruption: CorruptionName | None = None,
+) -> dict[int, list[Figure]]:
+    """Number of steps → figures of the evaluation images of a scene, optimised as the row has it.
+
+    Args:
+        module: the trained network.
+        sampler: of the scenes.
+        scene: its index.
+        row: which prior.
+        setting: learning rates, steps, a uniform λ.
+        at: numbers of steps along one optimisation; default: those of the setting alone.
+        corruption: what is done to the context before it is seen.
 
     Raises:
         ValueError: a prediction that cannot be used.
     """
-    config = replace(module.config, tto_rate_factor=setting.rate)
-    figures = []
+    at = sorted(set([setting.steps] if at is None else at))
+    figures: dict[int, list[Figure]] = {steps: [] for steps in at}
     for item in sampler.evaluation_items(scene):
-        batch = sampler.load(item).to(device_of(module))
-        with evaluating(module):
-            output = module.network(batch.context)
-        fault = unusable(output, batch.context.cameras)
-        if fault is not None:
-            raise ValueError(f"{batch.name}: the prediction cannot be used: {fault}")
-        result = output.gaussians
-        if setting.steps:
-            layer = DifferentiableTTO(config.evaluation_config(setting.steps))
-            layer.curvature_scale = module.tto.curvature_scale
-            layer.training = False
-            prior = {"learned": output.prior, "none": None, "uniform": setting.prior}[row.prior]
-            result, _ = layer(result, prior, batch.context)
-        drawn = module.draw(result, batch.targets.cameras).clamp(0, 1)
-        for index, image, truth in zip(item.targets, drawn, batch.targets.images, strict=True):
-            figures.append((index, psnr(image, truth), ssim(image, truth)))
+        batch = sampler.load(item)
+        batch = (batch if corruption is None else corrupted(batch, corruption)).to(device_of(module))
+        for steps, (seconds, gaussians) in _iterates(module, batch, row, setting, at).items():
+            drawn = module.draw(gaussians, batch.targets.cameras).clamp(0, 1)
+            for index, image, truth in zip(item.targets, drawn, batch.targets.images, strict=True):
+                figures[steps].append(Figure(index, seconds, psnr(image, truth), ssim(image, truth)))
     return figures
+
+
+def _iterates(
+    module: TrainingModule, batch: SceneBatch, row: Row, setting: Setting, at: Sequence[int]
+) -> dict[int, tuple[float, Gaussians]]:
+    """Number of steps → seconds and where they led, along one optimisation; `at` is sorted."""
+    with evaluating(module):
+        output = module.network(batch.context)
+    fault = unusable(output, batch.context.cameras)
+    if fault is not None:
+        raise ValueError(f"{batch.name}: the prediction cannot be used: {fault}")
+    iterates = {0: (0.0, output.gaussians)} if at[0] == 0 else {}
+    if at[-1] == 0:
+        return iterates
+    config = replace(module.config, tto_rate_factor=setting.rate)
+    layer = DifferentiableTTO(config.evaluation_config(at[-1]))
+    layer.curvature_scale = module.tto.curvature_scale
+    layer.training = False
+    begin = time.perf_counter()
+
+    def keep(steps: int, gaussians: Gaussians) -> None:
+        if steps in at:
+            iterates[steps] = (time.perf_counter() - begin, gaussians)
+
+    layer.watch = keep
+    prior = {"learned": output.prior, "none": None, "uniform": setting.prior}[row.prior]
+    result, _ = layer(output.gaussians, prior, batch.context)
+    for steps in at:  # an optimisation that ended early stays where it ended
+        iterates.setdefault(steps, (time.perf_counter() - begin, result))
+    return iterates
 
 
 class Ledger:
@@ -124,20 +173,36 @@ class Ledger:
         """PSNR of the images of a key; [] if it has not been measured."""
         return [float(line["psnr"]) for line in self.lines if all(line[name] == value for name, value in key.items())]
 
-    def add(self, key: Mapping[str, str], figures: Iterable[tuple[int, float, float]]) -> None:
+    def add(self, key: Mapping[str, str], figures: Iterable[Figure]) -> None:
         """Append the lines of one scene, all or (after a kill) none but a cut-off one."""
-        lines = [{**key, "image": str(i), "psnr": f"{p:.5f}", "ssim": f"{s:.5f}"} for i, p, s in figures]
+        lines = [
+            {
+                **key,
+                "image": str(f.image),
+                "seconds": f"{f.seconds:.3f}",
+                "psnr": f"{f.psnr:.5f}",
+                "ssim": f"{f.ssim:.5f}",
+            }
+            for f in figures
+        ]
         self._write("a", [",".join(line[c] for c in COLUMNS) for line in lines])
         self.lines += lines
 
-    def cells(self, phase: str, row: Row, setting: Setting) -> dict[tuple[str, int], float]:
-        """(scene, seed) → mean PSNR over its images, of a row with a setting."""
+    def images(self, phase: str, row: Row, setting: Setting) -> dict[tuple[str, int, str], float]:
+        """(scene, seed, image) → PSNR, of a row with a setting."""
         wanted = self.key(phase, row, 0, "", setting)
         fixed = {name: value for name, value in wanted.items() if name not in ("seed", "scene")}
+        return {
+            (line["scene"], int(line["seed"]), line["image"]): float(line["psnr"])
+            for line in self.lines
+            if all(line[name] == value for name, value in fixed.items())
+        }
+
+    def cells(self, phase: str, row: Row, setting: Setting) -> dict[tuple[str, int], float]:
+        """(scene, seed) → mean PSNR over its images, of a row with a setting."""
         found: dict[tuple[str, int], list[float]] = {}
-        for line in self.lines:
-            if all(line[name] == value for name, value in fixed.items()):
-                found.setdefault((line["scene"], int(line["seed"])), []).append(float(line["psnr"]))
+        for (scene, seed, _), value in self.images(phase, row, setting).items():
+            found.setdefault((scene, seed), []).append(value)
         return {cell: sum(values) / len(values) for cell, values in found.items()}
 
     def _write(self, mode: str, lines: Sequence[str]) -> None:

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
+from torch import Tensor
+
 from ..rasterization.protocol import Linearization
 from ..splats import Gaussians
 from .image_loss import ImageObjective, LossLinearization
@@ -104,3 +106,28 @@ class ReplayedProblem:
         recorded = self.record[-1 if step is None else step]
         linearization = recorded.linearization.at(gaussians)
         return Evaluation(linearization, recorded.loss.at(linearization.rgb))
+
+
+@dataclass(frozen=True, eq=False)
+class DecidedProblem:
+    """A scene with everything discrete as another run had it, say one of lower precision: the two then differ in
+    rounding alone, where otherwise it would decide L1 signs, and they would part."""
+
+    scene: SceneProblem
+    decisions: Sequence[tuple[Gaussians, Tensor]]
+    """Where the other run was as each step began and what it drew there, its result last; of the scene's precision."""
+
+    @property
+    def num_residuals(self) -> int:
+        """n of the scene."""
+        return self.scene.num_residuals
+
+    def evaluate(self, gaussians: Gaussians, step: int | None) -> Evaluation:
+        """Around `gaussians`, with the decisions of the other run in that step (None: at its result).
+
+        Raises:
+            IndexError: beyond the other run's steps.
+        """
+        place, drawn = self.decisions[-1 if step is None else step]
+        linearization = self.scene.linearize(place).at(gaussians)
+        return Evaluation(linearization, self.scene.objective.linearize(drawn).at(linearization.rgb))

@@ -14,8 +14,12 @@ from .stages import Stage, StageConfig
 
 @dataclass(frozen=True)
 class LossConfig(DefaultsForMissingFields):
-    """The outer loss L_out(θ*) + α L_out(θ⁰) on the target views, L_out = MSE + lpips_weight · LPIPS."""
+    """The outer loss L_out(θ*) + α L_out(θ⁰) on the target views, L_out = photometric + lpips_weight · LPIPS."""
 
+    photometric: Literal["mse", "log_mse"] = "mse"
+    """Photometric term: "mse" as published, in which scenes that are hard to predict outweigh all others, or "log_mse",
+    the logarithm of each view's MSE (so its PSNR), scaled to weigh as much as "mse" does at 20 dB: each view counts
+    alike."""
     lpips: Literal["auto", "on", "off"] = "auto"
     """LPIPS term: "auto" where the package and its VGG weights are found (printed), "on" demands them, "off"."""
     lpips_weight: float = 0.05
@@ -26,6 +30,8 @@ class LossConfig(DefaultsForMissingFields):
     """File with torchvision's VGG16 weights (vgg16-397923af.pth); default: where torch.hub keeps it."""
 
     def __post_init__(self) -> None:
+        if self.photometric not in ("mse", "log_mse"):
+            raise ValueError(f'LossConfig.photometric must be "mse" or "log_mse", not {self.photometric!r}')
         if self.lpips not in ("auto", "on", "off"):
             raise ValueError(f'LossConfig.lpips must be "auto", "on" or "off", not {self.lpips!r}')
         for name in ("lpips_weight", "auxiliary_weight"):

@@ -21,7 +21,7 @@ from .run import FORMAT, RunSettings, load_weights
 from .settings import from_plain
 from .stages import StageConfig
 from .step import TrainingModule
-from .weights_file import is_weights_file, read_weights
+from .weights_file import bundled_weights, is_weights_file, read_weights
 
 CHECKPOINT_FOLDERS = ("checkpoints", "nerfstudio_models")
 SETTINGS_FILE = "settings.json"
@@ -49,8 +49,8 @@ class TrainedNetwork:
 
 
 def open_weights(path: str | Path) -> TrainedNetwork:
-    """Open the weights of a run folder (its last complete checkpoint), of a checkpoint in one, or of a file of
-    `write_weights`. No code of it is run.
+    """Open the weights of a run folder (its last complete checkpoint), of a checkpoint in one, of a file of
+    `write_weights`, or those of a name that come with the package. No code of it is run.
 
     Settings are read from the checkpoint (`ns-diff3r fit`), or from settings.json beside the checkpoint's folder
     (`ns-train`).
@@ -62,6 +62,7 @@ def open_weights(path: str | Path) -> TrainedNetwork:
         FileNotFoundError: nothing there, or no complete checkpoint.
         ValueError: broken files, a checkpoint of another method, weights that do not fit.
     """
+    path = bundled_or_path(path)
     if is_weights_file(path):  # first: to others every .safetensors is a published file
         found = read_weights(Path(path))
         return TrainedNetwork(found.settings, found.module, found.step, Path(path), sha256_of(Path(path)))
@@ -82,6 +83,15 @@ def open_weights(path: str | Path) -> TrainedNetwork:
     module = run.module()
     load_weights(module, weights, str(checkpoint))
     return TrainedNetwork(run, module.eval(), int(state["step"]), checkpoint, sha256_of(checkpoint))
+
+
+def bundled_or_path(reference: str | Path) -> Path:
+    """What `--weights` means: a path that exists, else the file of that name that comes with the package, else the path
+    as it is."""
+    path = Path(reference)
+    if path.exists():
+        return path
+    return next((file for file in bundled_weights() if file.stem == str(reference)), path)
 
 
 def is_published(path: str | Path) -> bool:
@@ -109,7 +119,11 @@ def open_published(reference: str) -> TrainedNetwork:
 
 def _checkpoint_in(path: Path) -> Path:
     if not path.is_dir():
-        raise FileNotFoundError(f"{path}: no such file or folder; weights are a run folder or a checkpoint in one")
+        names = ", ".join(file.stem for file in bundled_weights()) or "none"
+        raise FileNotFoundError(
+            f"{path}: no such file or folder; weights are a run folder, a checkpoint in one, a weights file, or the "
+            f"name of some that come with the package ({names})"
+        )
     for folder in (*(path / name for name in CHECKPOINT_FOLDERS), path):
         found = last_complete_checkpoint(folder)
         if found is not None:

@@ -142,19 +142,10 @@ def read_weights(path: str | Path) -> WeightsFile:
     return WeightsFile(settings, module.eval(), step, card)
 
 
-def bundled_weights(folder: Path = FOLDER) -> list[Path]:
+def bundled_weights(folder: Path | None = None) -> list[Path]:
     """The files that come with the package, by name; [] if none does."""
+    folder = FOLDER if folder is None else folder
     return sorted(folder.glob(f"*{SUFFIX}")) if folder.is_dir() else []
-
-
-def find_bundled(name: str, folder: Path = FOLDER) -> Path:
-    """The bundled file of a name; FileNotFoundError that lists those there are."""
-    files = {file.stem: file for file in bundled_weights(folder)}
-    if name not in files:
-        raise FileNotFoundError(
-            f"no weights called {name!r} come with this installation; there are: {', '.join(files) or 'none'}"
-        )
-    return files[name]
 
 
 def _header(path: Path) -> Mapping[str, str]:

@@ -18,14 +18,14 @@ def make_head(granularity: str = "gaussian", perturb: float = 0.0, sh_degree: in
     return head
 
 
-@pytest.mark.parametrize("granularity", ["gaussian", "parameter"])
+@pytest.mark.parametrize("granularity", ["gaussian", "parameter", "group", "uniform"])
 @pytest.mark.parametrize("count", [0, 1, 7])
 @pytest.mark.parametrize("sh_degree", [0, 2])
 def test_shapes_and_initial_value(granularity, count, sh_degree):
     strength = make_head(granularity, sh_degree=sh_degree, initial=0.3)(100 * torch.randn(count, 12))
     assert tuple(strength) == GROUPS
     for name, shape in leaf_shapes(count, sh_degree).items():
-        assert strength[name].shape == ((count, 1) if granularity == "gaussian" else shape)
+        assert strength[name].shape == (shape if granularity == "parameter" else (count, 1))
         torch.testing.assert_close(strength[name], torch.full_like(strength[name], 0.3))
 
 
@@ -36,6 +36,22 @@ def test_parameters_of_the_right_gaussian():
     for name in GROUPS:
         torch.testing.assert_close(whole[name][3:4], single[name])
     assert not torch.allclose(whole["means"][:, 0], whole["means"][:, 1])
+
+
+@pytest.mark.parametrize("granularity", ["group", "uniform"])
+def test_numbers_for_all_gaussians_are_learned_and_the_same(granularity):
+    head = make_head(granularity, perturb=0.5)
+    features = torch.randn(5, 12)
+    strength = head(features)
+    for name in GROUPS:
+        torch.testing.assert_close(strength[name], strength[name][:1].expand(5, 1), rtol=0, atol=0)
+        torch.testing.assert_close(strength[name], head(7 + torch.randn(5, 12))[name], rtol=0, atol=0)
+    values = {round(float(strength[name][0].detach()), 5) for name in GROUPS}
+    assert len(values) == (1 if granularity == "uniform" else len(GROUPS))
+    sum(value.log().sum() for value in strength.values()).backward()
+    assert head.last.bias.grad is not None
+    assert (head.last.bias.grad > 0).all()
+    assert list(head.state_dict()) == list(make_head("gaussian").state_dict())
 
 
 def test_bounds_hold():
@@ -63,7 +79,7 @@ def test_what_it_cannot_use_is_named():
             UncertaintyHeadConfig(**changes)
 
 
-@pytest.mark.parametrize("granularity", ["gaussian", "parameter"])
+@pytest.mark.parametrize("granularity", ["gaussian", "parameter", "uniform"])
 def test_gradients_flow_through_optimisation_to_the_head(granularity):
     views, _ = wall_views(num_views=3, size=(16, 20))
     torch.manual_seed(0)
@@ -78,6 +94,8 @@ def test_gradients_flow_through_optimisation_to_the_head(granularity):
 
     (render(fitted, views[2:].cameras).rgb - views[2:].images).square().mean().backward()
     assert head.last.weight.grad is not None
+    assert head.last.bias.grad is not None
+    assert head.last.bias.grad.any()
     assert head.last.weight.grad.isfinite().all()
     assert (head.last.weight.grad.abs().sum(1) > 0).all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in backbone.gaussian_head_parameters())

@@ -3,7 +3,7 @@ import math
 import re
 from xml.etree import ElementTree
 
-from ns_diff3r.cli.charts import line_chart
+from ns_diff3r.cli.charts import Chart, Mark, line_chart, stacked_charts
 
 NAMES = {"title": "a & b", "x_label": "steps", "y_label": "dB"}
 
@@ -41,3 +41,21 @@ def test_equal_decades_are_equally_far_apart(tmp_path):
 def test_nothing_to_draw_writes_nothing(tmp_path):
     assert line_chart(tmp_path / "chart.svg", {"one": [(1, math.nan)]}, **NAMES) is None
     assert not (tmp_path / "chart.svg").exists()
+
+
+def test_charts_below_one_another_have_marks_and_room_for_their_names(tmp_path):
+    marks = {"one": [Mark(10, 1, "ring"), Mark(0, math.nan, "square")]}
+    first = Chart({"one": [(0, 0), (10, 1)], "a name " * 10: [(0, 1)]}, "first", "x", "y", marks=marks)
+    second = Chart({"two": [(0, 5), (10, 7)]}, "second", "x", "y")
+    empty = Chart({"three": [(0, math.nan)]}, "third", "x", "y")
+    text = stacked_charts(tmp_path / "stack.svg", [first, empty, second]).read_text()
+    width, height = map(float, re.search(r'viewBox="0 0 (\d+) (\d+)"', text).groups())
+    assert height == 2 * 400
+    assert width > 640 + 5 * 40
+    assert (
+        text.count('fill="none" stroke="#1f77b4" stroke-width="1.4"') == 1
+    )  # the ring; what is not finite is not drawn
+    assert text.count("translate(0 400)") == 1
+    assert "third" not in text
+    assert text.count('r="2.5"') == 2  # markers of the second alone
+    assert stacked_charts(tmp_path / "none.svg", [empty]) is None

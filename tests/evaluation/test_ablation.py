@@ -11,7 +11,7 @@ import torch
 from ns_diff3r.cli.ablation import Ablation, _for_all_seeds
 from ns_diff3r.data import BatchSampler, CollectionConfig, GeneratedConfig, SamplerConfig, open_collection
 from ns_diff3r.evaluation import ablation
-from ns_diff3r.evaluation.ablation import ROWS, Ledger, Row, Setting, candidates, row_figures
+from ns_diff3r.evaluation.ablation import ROWS, Figure, Ledger, Row, Setting, candidates, row_figures
 from ns_diff3r.training.inference import reconstruct
 from ns_diff3r.training.step import TrainingModule
 from ns_diff3r.training.weights import TrainedNetwork
@@ -29,6 +29,12 @@ DATA = CollectionConfig(
 )
 
 
+def after(figures: dict[int, list[Figure]]) -> list[Figure]:
+    """Of the only number of steps."""
+    ((_, found),) = figures.items()
+    return found
+
+
 @pytest.fixture(scope="module")
 def sampler(tmp_path_factory):
     return BatchSampler(SamplerConfig(), open_collection("generated", DATA))
@@ -37,19 +43,31 @@ def sampler(tmp_path_factory):
 def test_a_row_is_what_reconstruct_does_with_its_prior_and_rate(sampler):
     module = make_module().eval()
     setting = Setting(module.config.tto_rate_factor, 3)
-    figures = row_figures(module, sampler, 0, FULL, setting)
+    figures = after(row_figures(module, sampler, 0, FULL, setting))
     (item,) = sampler.evaluation_items(0)
     batch = sampler.load(item)
     found = reconstruct(module, batch.context, 3)
     image = module.draw(found.after, batch.targets.cameras).clamp(0, 1)[0]
     expected = -10 * (image - batch.targets.images[0]).square().mean().log10()
-    assert [index for index, _, _ in figures] == list(item.targets)
-    assert figures[0][1] == pytest.approx(float(expected.detach()), abs=1e-4)
-    faster = row_figures(module, sampler, 0, FULL, replace(setting, rate=4 * setting.rate))
-    free = row_figures(module, sampler, 0, PLAIN, setting)
-    held = row_figures(module, sampler, 0, Row("held", "plain", "uniform"), replace(setting, prior=1e6))
-    before = row_figures(module, sampler, 0, PLAIN, replace(setting, steps=0))
-    assert len({figures[0][1], faster[0][1], free[0][1], held[0][1], before[0][1]}) == 5
+    assert [figure.image for figure in figures] == list(item.targets)
+    assert figures[0].psnr == pytest.approx(float(expected.detach()), abs=1e-4)
+    faster = after(row_figures(module, sampler, 0, FULL, replace(setting, rate=4 * setting.rate)))
+    free = after(row_figures(module, sampler, 0, PLAIN, setting))
+    held = after(row_figures(module, sampler, 0, Row("held", "plain", "uniform"), replace(setting, prior=1e6)))
+    before = after(row_figures(module, sampler, 0, PLAIN, replace(setting, steps=0)))
+    tinted = after(row_figures(module, sampler, 0, FULL, setting, corruption="tint"))
+    assert len({run[0].psnr for run in (figures, faster, free, held, before, tinted)}) == 6
+
+
+def test_figures_along_one_optimisation_are_those_of_shorter_ones(sampler):
+    module = make_module().eval()
+    setting = Setting(module.config.tto_rate_factor, 3)
+    along = row_figures(module, sampler, 0, FULL, setting, (0, 2, 3))
+    assert list(along) == [0, 2, 3]
+    for steps, figures in along.items():
+        alone = after(row_figures(module, sampler, 0, FULL, replace(setting, steps=steps)))
+        assert [f.psnr for f in figures] == [f.psnr for f in alone]
+    assert along[0][0].seconds == 0.0 < along[2][0].seconds < along[3][0].seconds
 
 
 def test_candidates_cross_what_the_row_tunes():
@@ -62,7 +80,7 @@ def test_the_ledger_survives_a_line_that_was_cut_off(tmp_path):
     path, setting = tmp_path / "a.csv", Setting(16.0, 50)
     ledger = Ledger(path)
     for scene, values in (("x", (20.0, 22.0)), ("y", (30.0,))):
-        ledger.add(ledger.key("test", PLAIN, 0, scene, setting), [(i, v, 0.5) for i, v in enumerate(values)])
+        ledger.add(ledger.key("test", PLAIN, 0, scene, setting), [Figure(i, 0.1, v, 0.5) for i, v in enumerate(values)])
     with path.open("a") as stream:
         stream.write("test,plain,0,z,1,16")
     again = Ledger(path)
@@ -70,6 +88,7 @@ def test_the_ledger_survives_a_line_that_was_cut_off(tmp_path):
     assert again.known(again.key("test", PLAIN, 0, "x", setting)) == [20.0, 22.0]
     assert again.known(again.key("test", PLAIN, 0, "z", setting)) == []
     assert again.cells("test", PLAIN, Setting(8.0, 50)) == {}
+    assert again.images("test", PLAIN, setting) == {("x", 0, "0"): 20.0, ("x", 0, "1"): 22.0, ("y", 0, "0"): 30.0}
     path.write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match="not the CSV of an ablation"):
         Ledger(path)
@@ -82,17 +101,19 @@ def command(tmp_path, monkeypatch):
     collection = open_collection("generated", DATA)
     collection.names = ("a", "b", "c")
 
-    def figures(module, sampler, scene, row, setting):
-        calls.append((row.name, scene, setting))
+    def figures(module, sampler, scene, row, setting, at, corruption):
+        calls.append((row.name, scene, setting, corruption))
         best = {0: 8.0, 1: 16.0, 2: 16.0}[scene]  # what is tuned on "a" is 8, on the others it would be 16
-        return [(1, 20.0 + scene - abs(setting.rate - best) / 100 + (0.5 if row.prior == "learned" else 0.0), 0.9)]
+        value = 20.0 + scene - abs(setting.rate - best) / 100 + (0.5 if row.prior == "learned" else 0.0)
+        lost = 0.0 if corruption is None else (0.75 if row.prior == "learned" else 2.0)
+        return {steps: [Figure(1, 0.1, value - lost - (1.0 if steps == 0 else 0.0), 0.9)] for steps in at}
 
     network = TrainedNetwork(None, module, 0, Path("w"), "")  # type: ignore[arg-type]
     monkeypatch.setattr("ns_diff3r.training.weights.open_weights", lambda path: network)
     monkeypatch.setattr("ns_diff3r.data.open_collection", lambda *_: collection)
     monkeypatch.setattr(ablation, "row_figures", figures)
     weights = ("plain=p", "implicit=f0", "implicit=f1")
-    options = {"rates": (8.0, 16.0), "curve_steps": (0,), "output": tmp_path / "a.csv"}
+    options = {"rates": (8.0, 16.0), "curve_steps": (0,), "corruptions": ("tint",), "output": tmp_path / "a.csv"}
     return Ablation(tmp_path, weights, dev_scenes=("a",), **options), calls
 
 
@@ -108,6 +129,8 @@ def test_rows_are_tuned_on_development_scenes_and_measured_on_the_others(command
     assert {line["seed"] for line in tested if line["row"] == "full"} == {"0", "1"}
     text = capsys.readouterr().out
     assert "+0.500 to +0.500" in text
+    assert "4 of 4" in text  # two scenes, two seeds: higher after optimisation than before
+    assert "-1.250 to -1.250" in text  # what a tint costs, less than it costs the baseline
     assert "adjoint" not in text
     count = len(calls)
     assert run.run() == 0

@@ -14,11 +14,10 @@ from ns_diff3r.data import CollectionConfig
 from ns_diff3r.training.config import LossConfig
 from ns_diff3r.training.loop import TrainingLoop
 from ns_diff3r.training.run import RunFolder, RunSettings
-from ns_diff3r.training.weights import open_weights, sha256_of
+from ns_diff3r.training.weights import bundled_or_path, open_weights, sha256_of
 from ns_diff3r.training.weights_file import (
     ModelCard,
     bundled_weights,
-    find_bundled,
     is_weights_file,
     read_weights,
     write_weights,
@@ -100,12 +99,17 @@ def test_a_card_says_everything():
         replace(CARD, licence=" ")
 
 
-def test_bundled_files_are_found_by_name(module, tmp_path):
+def test_bundled_files_are_found_by_name(module, tmp_path, monkeypatch):
     assert bundled_weights(tmp_path / "absent") == []
     write_weights(tmp_path / "vanilla.safetensors", SETTINGS, module, 17, CARD)
-    assert find_bundled("vanilla", tmp_path) == tmp_path / "vanilla.safetensors"
-    with pytest.raises(FileNotFoundError, match="'full' come with this installation; there are: vanilla"):
-        find_bundled("full", tmp_path)
+    monkeypatch.setattr("ns_diff3r.training.weights_file.FOLDER", tmp_path)
+    assert bundled_or_path("vanilla") == tmp_path / "vanilla.safetensors"
+    assert open_weights("vanilla").step == 17
+    with pytest.raises(FileNotFoundError, match=r"full: no such file .* come with the package \(vanilla\)"):
+        open_weights("full")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "vanilla").mkdir()
+    assert bundled_or_path("vanilla") == Path("vanilla")  # what is there comes first
 
 
 def test_runs_begin_with_weights_and_are_opened_without_them(module, tmp_path):
