@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -23,13 +20,13 @@ from nerfstudio.utils.comms import get_rank
 from torch.nn import Parameter
 
 from .compat import usable_device
-from .data import BatchSampler, CollectionConfig, SamplerConfig, SceneBatch, SceneCollection, SceneWarning
+from .data import BatchSampler, CollectionConfig, ReadAhead, SamplerConfig, SceneBatch, SceneCollection
 from .data.view_selection import covering_views, view_distances
 from .dataclass_state import DefaultsForMissingFields
 from .dataparser import Diff3RDataParser, Diff3RDataParserConfig, Placement
 from .dataset import DatasetViews, SceneDataset
 from .nerfstudio_scenes import scene_from_dataparser
-from .run_checks import say
+from .run_checks import warnings_on_console
 
 
 @dataclass
@@ -43,6 +40,8 @@ class Diff3RDataManagerConfig(DefaultsForMissingFields, FullImageDatamanagerConf
     """Scenes, held-out images, image size, depth range."""
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     """Context and target views of a training step and of evaluation."""
+    workers: int = 2
+    """Threads that read scenes of the next steps while one is taken; 0: none. Results do not depend on it."""
     # What nerfstudio's own image cache and batches would need; commands of nerfstudio set some of them.
     masks_on_gpu: tyro.conf.Suppress[bool] = False
     images_on_gpu: tyro.conf.Suppress[bool] = False
@@ -100,9 +99,10 @@ class Diff3RDataManager(FullImageDatamanager, VanillaDataManager):
         self.dataparser_config = config.dataparser
         self.dataparser = config.dataparser.setup()
         self.includes_time = False
-        with _warnings_on_console():
+        with warnings_on_console():
             first = self._open()
             self.batch_sampler = BatchSampler(config.sampler, self.collection)
+        self._reading: ReadAhead | None = None
         self.exclude_batch_keys_from_device: list[str] = []
         self.set_active_scene(first)
         DataManager.__init__(self)
@@ -132,7 +132,9 @@ class Diff3RDataManager(FullImageDatamanager, VanillaDataManager):
     def next_train(self, step: int) -> tuple[list[SceneBatch], dict[str, Any]]:
         """Scenes of a training step, a pure function of the sampler's seed, the step and the process."""
         self.train_count += 1
-        batches = self.batch_sampler.batch(step, get_rank(), self.world_size)
+        if self._reading is None:
+            self._reading = ReadAhead(self.batch_sampler, self.config.workers, get_rank(), self.world_size)
+        batches = self._reading.batch(step)
         return [batch.to(self.device) for batch in batches], {}
 
     def get_train_rays_per_batch(self) -> int:
@@ -185,16 +187,3 @@ class Diff3RDataManager(FullImageDatamanager, VanillaDataManager):
     def get_param_groups(self) -> dict[str, list[Parameter]]:
         """Nothing is trained here."""
         return {}
-
-
-@contextmanager
-def _warnings_on_console() -> Iterator[None]:
-    """What is left out of the scenes, as lines of nerfstudio's console; other warnings as they are."""
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always", SceneWarning)
-        yield
-    for warning in caught:
-        if issubclass(warning.category, SceneWarning):
-            say(str(warning.message), style="yellow")
-        else:
-            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)

@@ -29,7 +29,8 @@ class Diff3RDataParserConfig(DefaultsForMissingFields, DataParserConfig):
 
     _target: type = field(default_factory=lambda: Diff3RDataParser)
     data: Path = Path()
-    """One scene (a folder with transforms.json or a COLMAP model, or the transforms.json), or a folder of scenes."""
+    """One scene (a folder with transforms.json or a COLMAP model, or the transforms.json), a folder of scenes or of
+    chunks, "generated", or a file that names several such sources (.json, .yaml)."""
     scene: str | None = None
     """Scene that viewer, evaluation images and export begin with; default: the first. Training uses all."""
     orientation_method: Literal["pca", "up", "vertical", "none"] = "up"
@@ -69,7 +70,9 @@ class Diff3RDataParser(DataParser):
         """The scenes under `data`; no image is opened. SceneError if there is none that can be used."""
         if self.config.data == Path():
             raise SceneError("no data given: --data names a scene, or a folder of scenes")
-        return open_collection(self.config.data, config)
+        from .nerfstudio_sources import open_with_dataparser  # which needs this module
+
+        return open_collection(self.config.data, config, open_with_dataparser)
 
     def first_scene(self, collection: SceneCollection) -> int:
         """Index of the scene to begin with; SceneError if there is none of that name."""

@@ -142,7 +142,7 @@ class Diff3RModel(SplatfactoModel):
         return self.core(batches, step)
 
     def get_param_groups(self) -> dict[str, list[Parameter]]:
-        """ "backbone", "gaussian_head" and "uncertainty_head"; the same in both stages."""
+        """ "backbone", "trunk", "gaussian_head" and "uncertainty_head"; the same in both stages."""
         return self.core.network.param_groups()
 
     def get_training_callbacks(

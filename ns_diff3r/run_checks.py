@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +14,7 @@ from pathlib import Path
 from nerfstudio.utils.rich_utils import CONSOLE
 from torch import nn
 
-from .data import SceneError
+from .data import SceneError, SceneWarning
 from .data.generated_settings import is_generated
 
 TRACEBACK = "NS_DIFF3R_TRACEBACK"
@@ -24,6 +25,19 @@ COPIES_IN_CHECKPOINT = 3
 def say(text: str, style: str | None = None) -> None:
     """A line on nerfstudio's console as it is: brackets in names are no markup, and long paths stay whole."""
     CONSOLE.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def warnings_on_console() -> Iterator[None]:
+    """What is left out of scenes, as lines of nerfstudio's console; other warnings as they are."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", SceneWarning)
+        yield
+    for warning in caught:
+        if issubclass(warning.category, SceneWarning):
+            say(str(warning.message), style="yellow")
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
 
 
 @contextmanager

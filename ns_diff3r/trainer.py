@@ -23,14 +23,17 @@ from .compat import allow_numpy_scalars_in_checkpoints, resolve_device_type
 from .configs.optimizers import group_optimizers
 from .data.generated_settings import lasting
 from .dataclass_state import DefaultsForMissingFields
+from .photograph_runs import pose_photographs
 from .pipeline import Diff3RPipeline, Diff3RPipelineConfig
 from .resuming import RunPlan, plan_run
 from .run_checks import check_data, check_space, check_writable, one_clear_error, say
 from .training.checkpoint import load_checkpoint, save_checkpoint
 from .training.config import TrainingConfig
+from .training.optimizers import with_trunk
 from .training.published import begin_with_published_weights, names_left_out
 from .training.run import NETWORK_PREFIX, RunSettings, load_weights, write_text
 from .training.settings import to_plain
+from .training.stages import TRUNK
 from .training.weights import SETTINGS_FILE, open_weights
 
 allow_numpy_scalars_in_checkpoints()
@@ -76,6 +79,7 @@ class Diff3RTrainerConfig(DefaultsForMissingFields, TrainerConfig):
             check_data(data.data or data.dataparser.data)
             check_writable(self.get_base_dir())
             self.settle()
+            pose_photographs(self)
             super().save_config()
             # After saving: the file says "auto", so that the run can be continued on another machine.
             self.settle_device()
@@ -225,10 +229,15 @@ class Diff3RTrainer(Trainer):
         say(f"Continuing after step {state['step']} of {path}")
 
     def _load_optimizers(self, state: dict[str, Any]) -> None:
-        stored, own = set(state["optimizers"]), set(self.optimizers.optimizers)
-        if stored != own:
+        own = {name: optimizer.state_dict() for name, optimizer in self.optimizers.optimizers.items()}
+        stored = with_trunk(state["optimizers"], own)
+        if set(stored) != set(own):
             raise ValueError(f"the checkpoint has optimisers of {sorted(stored)}, this method of {sorted(own)}")
-        self.optimizers.load_optimizers(state["optimizers"])
+        self.optimizers.load_optimizers(stored)
         if self.config.load_scheduler:
-            self.optimizers.load_schedulers(state["schedulers"])
+            schedulers = dict(state["schedulers"])
+            if TRUNK in own and TRUNK not in schedulers:  # it keeps step with the others, from rates of its own
+                rates = self.optimizers.schedulers[TRUNK].state_dict()["base_lrs"]
+                schedulers[TRUNK] = {**schedulers["backbone"], "base_lrs": rates}
+            self.optimizers.load_schedulers(schedulers)
         self.grad_scaler.load_state_dict(state["scalers"])

@@ -36,7 +36,8 @@ class PretrainedConfig(BackboneConfig):
         if file is None:
             raise ValueError(
                 f"{type(self).__name__}: no weights are published for these settings; `ns-diff3r weights list` shows "
-                "which there are, and --pipeline.model.backbone.checkpoint None begins with random ones"
+                "which there are, and --pipeline.model.backbone.checkpoint None (with ns-diff3r fit, "
+                "--backbone.checkpoint None) begins with random ones"
             )
         return file.reference
 

@@ -79,6 +79,10 @@ class Backbone(nn.Module, ABC):
         """Parameters of the part that turns features into Gaussians, which stage 2 trains (design §2); the others are
         the backbone proper."""
 
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """Those of the backbone proper that are a pretrained image encoder; they have a learning rate of their own."""
+        return iter(())
+
     def idle_parameters(self) -> Iterator[nn.Parameter]:
         """Parameters that no prediction depends on, as official checkpoints may hold some; they are never trained."""
         return iter(())

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..backbones.compact import CompactConfig
+from ..backbones.protocol import BackboneConfig
 from ..backbones.uncertainty import UncertaintyHeadConfig
 from ..data.collection import CollectionConfig
 from ..data.sampler import SamplerConfig
@@ -33,10 +34,12 @@ class Fit:
     """Train the compact network on one scene or a folder of scenes, in both stages, and evaluate it.
 
     Does the steps of `ns-train diff3r` in a plain loop. Interrupted or killed, the same command continues the run.
+    `ns-diff3r fit depthsplat` and `ns-diff3r fit da3` train the official networks.
     """
 
     data: Path
-    """A scene, a folder of scenes, or "generated": scenes made from a seed while they are used."""
+    """A scene, a folder of scenes or of chunks, "generated" (scenes made from a seed while they are used), or a file
+    that names several such sources (.json, .yaml)."""
     weights: Path | None = None
     """Trained weights of the same network to begin with: a run, a checkpoint, a weights file, or the name of weights
     that come with the package; default: untrained."""
@@ -44,7 +47,7 @@ class Fit:
     """Folder of the run: settings.json, metrics.jsonl, checkpoints, evaluation.json, comparison.png."""
     training: TrainingConfig = field(default_factory=TrainingConfig)
     """Length, stages, losses, optimisers, test-time optimisation."""
-    backbone: CompactConfig = field(default_factory=CompactConfig)
+    backbone: BackboneConfig = field(default_factory=CompactConfig)
     """The network that predicts Gaussians."""
     uncertainty: UncertaintyHeadConfig = field(default_factory=UncertaintyHeadConfig)
     """The head that predicts λ."""
@@ -64,12 +67,15 @@ class Fit:
     """Evaluate at the end."""
     device: DeviceChoice = "auto"
     """Where to train: "auto" takes CUDA where torch and this installation can use it, else the CPU."""
+    workers: int = 2
+    """Threads that read scenes of the next steps while one is taken; 0: none. Results do not depend on it."""
     threads: int = 0
     """Threads; 0: as torch chooses. Results depend on it in the last digits."""
 
     def settings(self) -> RunSettings:
         """What determines the run."""
         from ..data.generated_settings import lasting
+        from ..data.mixture import mixture_digest
         from ..training.run import RunSettings
         from ..training.weights import bundled_or_path
 
@@ -81,6 +87,7 @@ class Fit:
             sampler=self.sampler,
             training=self.training,
             weights=None if self.weights is None else Path(os.path.abspath(bundled_or_path(self.weights))),
+            mixture_sha256=mixture_digest(self.data),
         )
 
     def run(self) -> int:
@@ -98,7 +105,8 @@ class Fit:
         settings, folder = self.settings(), RunFolder(self.output)
         self._check_folder(folder, settings)
         ImageMetrics.find(self.lpips_metric, self.training.losses.vgg_weights)  # an error now, not after training
-        loop = TrainingLoop(settings, folder, self.save_every, self.keep_checkpoints, chosen_device(self.device))
+        device = chosen_device(self.device)
+        loop = TrainingLoop(settings, folder, self.save_every, self.keep_checkpoints, device, self.workers)
         self._describe(loop)
         begin = time.perf_counter()
         records = list(_compact(loop))

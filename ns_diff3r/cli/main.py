@@ -31,7 +31,12 @@ from .weights import Weights
 
 LATE = {
     "reconstruct": ("reconstruct", "Reconstruct", "Photographs in, a splat out, by a trained network."),
-    "fit": ("fit", "Fit", "Train the compact network on one scene or a folder of scenes, and evaluate it."),
+    "fit": (
+        "fit",
+        "Fit",
+        "Train the compact network on one scene or a folder of scenes, and evaluate it; fit depthsplat and fit da3: "
+        "the official networks.",
+    ),
     "evaluate": ("evaluate", "Evaluate", "A trained network on the held-out images of scenes."),
     "ablation": ("ablation", "Ablation", "Whether training through test-time optimisation pays, row by row."),
     "reproduce": ("reproduce", "Reproduce", "The paper's evaluations, posed and unposed, beside its numbers."),
@@ -39,6 +44,13 @@ LATE = {
     "figures": ("figures", "Figures", "Pictures before and after optimisation, maps of λ, and curves."),
 }
 """Commands that are imported when called: name → module, class, and the line that help shows."""
+
+VARIANTS = {
+    "fit compact": ("fit", "Fit"),
+    "fit depthsplat": ("fit_official", "FitDepthSplat"),
+    "fit da3": ("fit_official", "FitDepthAnything3"),
+}
+"""Commands of two words: words → module, class."""
 
 EARLY = (Optimize, Export, Gradcheck, Compare, Benchmark, Weights, Convert, Doctor)
 """Commands whose options need nothing heavy."""
@@ -90,11 +102,13 @@ def _commands() -> Any:
 
 def _parse(arguments: list[str]) -> Any:
     """The command that the arguments name, with its options set. Exits for help and for arguments that are wrong."""
-    if arguments and arguments[0] in LATE:
-        module, name, _ = LATE[arguments[0]]
-        kind = getattr(import_module(f".{module}", __package__), name)
-        config = (tyro.conf.SuppressFixed,)  # _target of the networks' settings
-        return tyro.cli(kind, prog=f"ns-diff3r {arguments[0]}", args=arguments[1:], config=config)
+    for words in (2, 1):
+        called = " ".join(arguments[:words])
+        if called in VARIANTS or called in LATE:
+            module, name = VARIANTS[called] if called in VARIANTS else LATE[called][:2]
+            kind = getattr(import_module(f".{module}", __package__), name)
+            config = (tyro.conf.SuppressFixed,)  # _target of the networks' settings
+            return tyro.cli(kind, prog=f"ns-diff3r {called}", args=arguments[words:], config=config)
     return tyro.cli(
         _commands(),
         prog="ns-diff3r",

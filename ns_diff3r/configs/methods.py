@@ -12,18 +12,18 @@ from dataclasses import replace
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
 
-from ..backbones import DepthAnything3Config, DepthSplatConfig, tiny_config
+from ..backbones import tiny_config
 from ..data import CollectionConfig, SamplerConfig
 from ..datamanager import Diff3RDataManagerConfig
 from ..model import Diff3RModelConfig, RunTrainingConfig
 from ..pipeline import Diff3RPipelineConfig
 from ..solver import BackwardMode, PCGConfig, TTOConfig
 from ..trainer import Diff3RTrainerConfig
+from ..training.official import DA3, DEPTHSPLAT, FINE_TUNING_STEPS, OfficialRun
 from ..training.stages import StageConfig
 
 FULL_STEPS = 20_000
 TINY_STEPS = 200
-FINE_TUNING_STEPS = 5_000
 
 
 def full_config(method_name: str, training: RunTrainingConfig | None = None) -> Diff3RTrainerConfig:
@@ -100,53 +100,33 @@ diff3r_tiny = MethodSpecification(
     description="A small diff3r for a CPU: learns something about one scene in minutes.",
 )
 
-# Both begin with published weights, so that there is nothing for stage 1 to do. (From random ones, with
-# --pipeline.model.backbone.checkpoint None, give it steps: --pipeline.model.training.stages.pretrain-fraction.)
-_FINE_TUNING = StageConfig(pretrain_fraction=0.0)
 
-diff3r_depthsplat = MethodSpecification(
-    config=Diff3RTrainerConfig(
-        method_name="diff3r-depthsplat",
+def official_config(method_name: str, run: OfficialRun) -> Diff3RTrainerConfig:
+    """A run that begins with published weights."""
+    return Diff3RTrainerConfig(
+        method_name=method_name,
         max_num_iterations=FINE_TUNING_STEPS,
         steps_per_save=500,
         steps_per_eval_batch=250,
         steps_per_eval_image=250,
         steps_per_eval_all_images=5000,
         pipeline=Diff3RPipelineConfig(
-            datamanager=Diff3RDataManagerConfig(
-                collection=CollectionConfig(max_size=256), sampler=SamplerConfig(num_context=2)
-            ),
-            model=Diff3RModelConfig(
-                backbone=DepthSplatConfig(checkpoint="official"),
-                training=RunTrainingConfig(stages=_FINE_TUNING, tto_steps_eval=50),
-            ),
-            num_context_shown=2,
+            datamanager=Diff3RDataManagerConfig(collection=run.collection(), sampler=run.sampler()),
+            model=Diff3RModelConfig(backbone=run.backbone(), training=RunTrainingConfig(**run.changes)),
+            num_context_shown=run.num_context,
         ),
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
-    ),
+        viewer=_viewer(),
+    )
+
+
+diff3r_depthsplat = MethodSpecification(
+    config=official_config("diff3r-depthsplat", DEPTHSPLAT),
     description="Diff3R from DepthSplat's published weights: known poses; --pipeline.model.backbone.size small, base, "
     "large.",
 )
 
 diff3r_da3 = MethodSpecification(
-    config=Diff3RTrainerConfig(
-        method_name="diff3r-da3",
-        max_num_iterations=FINE_TUNING_STEPS,
-        steps_per_save=500,
-        steps_per_eval_batch=250,
-        steps_per_eval_image=250,
-        steps_per_eval_all_images=5000,
-        pipeline=Diff3RPipelineConfig(
-            datamanager=Diff3RDataManagerConfig(
-                collection=CollectionConfig(max_size=252), sampler=SamplerConfig(num_context=4)
-            ),
-            model=Diff3RModelConfig(
-                backbone=DepthAnything3Config(checkpoint="official"),
-                training=RunTrainingConfig(stages=_FINE_TUNING, tto_steps_eval=300),
-            ),
-            num_context_shown=4,
-        ),
-        viewer=ViewerConfig(num_rays_per_chunk=1 << 15),
-    ),
-    description="Diff3R from Depth Anything 3's published weights: the network predicts the poses of the context.",
+    config=official_config("diff3r-da3", DA3),
+    description="Diff3R from Depth Anything 3's published weights: the network predicts the poses of the context; "
+    "--data may be photographs without poses.",
 )

@@ -12,6 +12,7 @@ from .intrinsics import Intrinsics
 from .lenses import Distortion
 from .photographs import Photograph, scene_from_photographs
 from .readers import load_scene
+from .reading_ahead import ReadAhead
 from .sampler import BatchSampler, EvaluationItem, SamplerConfig, SceneIndices
 from .scenes import PointCloud, Scene
 from .split import SplitConfig, split_indices
@@ -29,6 +30,7 @@ __all__ = [
     "Intrinsics",
     "Photograph",
     "PointCloud",
+    "ReadAhead",
     "SamplerConfig",
     "Scene",
     "SceneBatch",

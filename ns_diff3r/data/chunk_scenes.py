@@ -150,7 +150,7 @@ class ChunkCollection(SceneCollection):
         """False: what a scene holds is only known once it is read."""
         return False
 
-    def shuffled(self, generator: np.random.Generator) -> Int[np.ndarray, " S"]:
+    def shuffled(self, generator: np.random.Generator, source: int = 0) -> Int[np.ndarray, " S"]:
         """Training scenes, chunks and the scenes within each in a random order: few files are open at once."""
         order = generator.permutation(len(self._chunks))
         return np.concatenate([generator.permutation(self._chunks[chunk]) for chunk in order])

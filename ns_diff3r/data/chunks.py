@@ -11,7 +11,6 @@ is fx, fy, cx, cy by width and height, two zeros, and world-to-camera [3, 4] row
 from __future__ import annotations
 
 import json
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -154,9 +153,7 @@ def camera_row(
 
 def image_bytes(image: Tensor) -> bytes:
     """The bytes of a stored image."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # memory that is mapped from a file is not writable
-        return image.numpy().tobytes()
+    return image.numpy().tobytes()
 
 
 def bytes_tensor(content: bytes | Sequence[int]) -> Tensor:

@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,6 +21,9 @@ from .image_cache import ImageCache
 from .readers import has_photographs, is_scene, load_scene
 from .scenes import Scene
 from .split import MIN_TRAINING_VIEWS, SplitConfig, split_indices
+
+if TYPE_CHECKING:
+    from .mixture_collection import OpenSource
 
 SEARCH_DEPTH = 3
 """How many folders deep scenes are looked for."""
@@ -45,6 +49,19 @@ class CollectionConfig(DefaultsForMissingFields):
     """Memory for images that have been read, in MiB."""
     generated: GeneratedConfig = field(default_factory=GeneratedConfig)
     """Scenes that are made while they are used, with `--data generated`."""
+
+
+@dataclass(frozen=True)
+class ViewBounds:
+    """Settings of the sampler that a source of scenes has of its own.
+
+    Attributes:
+        where: they stand, for messages.
+        settings: name of the sampler's setting → value.
+    """
+
+    where: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 class SceneCollection:
@@ -113,8 +130,21 @@ class SceneCollection:
         """Whether cameras of all scenes are in memory, so that asking about all of them is cheap."""
         return True
 
-    def shuffled(self, generator: np.random.Generator) -> Int[np.ndarray, " S"]:
-        """The training scenes in a random order, each once."""
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """How often scenes of each source come in training, by proportion; one source unless it is a mixture."""
+        return (1.0,)
+
+    def source_of(self, index: int) -> int:
+        """The source that a scene is from."""
+        return 0
+
+    def view_bounds(self, source: int) -> ViewBounds:
+        """What a source says of the choice of views in training."""
+        return ViewBounds()
+
+    def shuffled(self, generator: np.random.Generator, source: int = 0) -> Int[np.ndarray, " S"]:
+        """The training scenes of a source in a random order, each once."""
         return np.asarray(self.training_scenes)[generator.permutation(len(self.training_scenes))]
 
     def scene(self, index: int) -> Scene:
@@ -152,12 +182,20 @@ class SceneCollection:
         return self.scene(index).cameras(frames, size=size, max_size=max_size, dtype=dtype)
 
 
-def open_collection(path: str | Path, config: CollectionConfig | None = None) -> SceneCollection:
-    """One scene, a folder of scenes at most three levels deep, or chunks of scenes; no image is decoded for it.
+def open_collection(
+    path: str | Path, config: CollectionConfig | None = None, open_with_dataparser: OpenSource | None = None
+) -> SceneCollection:
+    """One scene, a folder of scenes at most three levels deep, chunks of scenes, or a file that names several such
+    sources (`mixture`); no image is decoded for it.
 
     The path "generated" is `config.generated`, unless there is a file or folder of that name.
 
     Scenes that cannot be used are left out with a warning that names the file and the reason, as long as one is left.
+
+    Args:
+        path: of the data.
+        config: which scenes and images, and their size.
+        open_with_dataparser: opens sources of a mixture that nerfstudio's dataparsers read.
 
     Raises:
         SceneError: the path does not exist, or no scene under it can be used.
@@ -170,14 +208,17 @@ def open_collection(path: str | Path, config: CollectionConfig | None = None) ->
     if not path.exists():
         raise SceneError(f"{path}: no such file or folder (generated scenes are called {GENERATED!r})")
     from .chunk_scenes import open_chunks
+    from .mixture_collection import is_mixture, open_mixture
 
+    if is_mixture(path):
+        return open_mixture(path, config, open_collection, open_with_dataparser)
     chunks = open_chunks(path, config) if path.is_dir() else None
     if chunks is not None:
         return chunks
     if path.is_file() or is_scene(path):
         return SceneCollection([load_scene(path, min_frames=MIN_TRAINING_VIEWS)], config)
     scenes, names, reasons = [], [], []
-    for folder in _find_scenes(path, SEARCH_DEPTH):
+    for folder in find_scenes(path):
         try:
             scene = load_scene(folder, min_frames=MIN_TRAINING_VIEWS)
             _check_scene(scene, config)
@@ -208,13 +249,14 @@ def _check_scene(scene: Scene, config: CollectionConfig) -> None:
             raise SceneError(f"{scene.path}: the near or far asked for contradicts the depth range found in the scene")
 
 
-def _find_scenes(path: Path, depth: int) -> list[Path]:
+def find_scenes(path: Path, depth: int = SEARCH_DEPTH) -> list[Path]:
+    """Folders below `path`, at most so deep, that look like scenes or like photographs without poses."""
     found = []
     for folder in sorted(entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")):
         if is_scene(folder):
             found.append(folder)
             continue
-        inside = _find_scenes(folder, depth - 1) if depth > 1 else []
+        inside = find_scenes(folder, depth - 1) if depth > 1 else []
         # A folder of photographs without poses is a scene that cannot be used, and shall be named as such.
         found += inside or ([folder] if has_photographs(folder) else [])
     return found

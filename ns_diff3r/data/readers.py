@@ -59,6 +59,6 @@ def load_scene(path: str | Path, *, background: tuple[float, float, float] = WHI
     if has_photographs(path):
         raise SceneError(
             f"{path}: photographs, but no camera poses (neither {TRANSFORMS} nor a COLMAP model); ns-process-data "
-            "makes them, and ns-diff3r reconstruct does where pycolmap is installed"
+            "makes them, ns-diff3r reconstruct does where pycolmap is installed, and diff3r-da3 predicts them"
         )
     raise SceneError(f"{path}: no scene found in this folder (it has neither {TRANSFORMS} nor a COLMAP model)")

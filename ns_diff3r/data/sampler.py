@@ -17,10 +17,15 @@ from .batches import SceneBatch
 from .collection import SceneCollection
 from .errors import SceneError, SceneWarning
 from .evaluation_index import IndexEntry, read_evaluation_index
+from .mirroring import mirrored_batch
+from .scene_order import SceneOrder
 from .split import split_indices
+from .step_views import choose_views, num_context_of
 from .view_selection import central_view, covering_views, farthest_views, nearest_views, view_distances
 
-Selection = Literal["nearest", "farthest", "random"]
+Selection = Literal["nearest", "farthest", "random", "bounded"]
+VIEWS, MIRROR = 1, 3
+"""First numbers of the keys of what is drawn here; `scene_order` has others."""
 
 
 @dataclass
@@ -35,7 +40,8 @@ class SamplerConfig(DefaultsForMissingFields):
     """Scenes of one training step (of each process)."""
     selection: Selection = "farthest"
     """Context views of a training step. farthest: spread as widely as the baseline of the step allows, the targets
-    among them; nearest: nearest to the first target; random: any within the baseline."""
+    among them; nearest: nearest to the first target; random: any within the baseline; bounded: for video, the outer
+    two a random gap apart, the targets (and further context views) between them."""
     baseline_start: tuple[float, float] = (0.1, 0.3)
     """Range of the baseline at step 0: how far the views of a step are from its first one. The unit is the distance of
     the farthest cameras of the scene, a quarter turn between viewing directions counting as much."""
@@ -46,7 +52,9 @@ class SamplerConfig(DefaultsForMissingFields):
     gap_end: tuple[int, int] | None = None
     """Range of that gap after the warm-up; default: as at the start."""
     warmup_steps: int = 1000
-    """Steps in which the baseline grows linearly from start to end."""
+    """Steps in which baseline and gap grow linearly from start to end."""
+    flip_probability: float = 0.0
+    """How often a scene of a training step is mirrored, left and right changing places in pictures and cameras."""
     evaluation_selection: Literal["nearest", "farthest"] = "nearest"
     """Context views of evaluation, among training images alone. nearest: those nearest to each held-out image;
     farthest: one set for the whole scene, spread widely."""
@@ -64,11 +72,12 @@ class SamplerConfig(DefaultsForMissingFields):
 
 @dataclass(frozen=True)
 class SceneIndices:
-    """Which frames of which scene are context and targets."""
+    """Which frames of which scene are context and targets, and whether left and right change places."""
 
     scene: int
     context: tuple[int, ...]
     targets: tuple[int, ...]
+    mirrored: bool = False
 
 
 @dataclass(frozen=True)
@@ -95,6 +104,7 @@ class BatchSampler:
     def __init__(self, config: SamplerConfig, collection: SceneCollection) -> None:
         self.config, self.collection = config, collection
         _check(config)
+        self._configs = [self._with_bounds(source) for source in range(len(collection.weights))]
         _check_evaluation_context(config, collection)
         self._index = None if config.evaluation_index is None else read_evaluation_index(config.evaluation_index)
         if self._index is not None and not any(self._indexed(scene) for scene in collection.evaluation_scenes):
@@ -102,7 +112,17 @@ class BatchSampler:
         for scene in collection.training_scenes if collection.is_read_ahead else ():
             self._warn_of_few(scene)
         self._distances = lru_cache(maxsize=256)(self._compute_distances)
-        self._order = lru_cache(maxsize=2)(lambda epoch: collection.shuffled(self._generator(0, epoch)))
+        self._order = SceneOrder(collection, self._generator)
+
+    def _with_bounds(self, source: int) -> SamplerConfig:
+        """The settings for scenes of a source; SceneError that names it, if what it says makes no sense."""
+        own = self.collection.view_bounds(source)
+        config = replace(self.config, **own.settings)
+        try:
+            _check(config)
+        except SceneError as error:
+            raise SceneError(f"{own.where}: {error}") from error
+        return config
 
     def _warn_of_few(self, scene: int) -> None:
         count, asked = len(self.collection.training_indices(scene)), self.config.num_context
@@ -116,8 +136,9 @@ class BatchSampler:
     def plan(self, step: int, rank: int = 0, world_size: int = 1) -> list[SceneIndices]:
         """What `batch` reads, without reading it.
 
-        The scenes of all ranks of a step are consecutive in a sequence in which every training scene comes once before
-        any comes again; `world_size` ranks with one scene each choose what one rank with `world_size` scenes does.
+        The scenes of all ranks of a step are consecutive in a sequence in which every training scene (of a source)
+        comes once before any comes again; `world_size` ranks with one scene each choose what one rank with `world_size`
+        scenes does.
 
         Raises:
             ValueError: a negative step, or a rank outside the world.
@@ -142,7 +163,8 @@ class BatchSampler:
         context = self.collection.views(indices.scene, indices.context)
         targets = self.collection.views(indices.scene, indices.targets)
         name = self.collection.names[indices.scene]
-        return SceneBatch(name, context, targets, indices.scene, indices.context, indices.targets)
+        batch = SceneBatch(name, context, targets, indices.scene, indices.context, indices.targets)
+        return mirrored_batch(batch) if isinstance(indices, SceneIndices) and indices.mirrored else batch
 
     def evaluation(self, scene: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(context, target) indices of a scene as a whole, the same ever after: one set of training images for all
@@ -209,74 +231,24 @@ class BatchSampler:
         return np.random.Generator(np.random.PCG64(np.random.SeedSequence([self.config.seed, *key])))
 
     def _choose(self, step: int, slot: int, position: int) -> SceneIndices:
-        epoch, place = divmod(position, len(self.collection.training_scenes))
-        scene = int(self._order(epoch)[place])
-        return self._choose_views(scene, step, self._generator(1, step, slot))
-
-    def _choose_views(self, scene: int, step: int, generator: np.random.Generator) -> SceneIndices:
-        candidates = self.collection.training_indices(scene)
-        count = num_context_of(len(candidates), self.config.num_context)
-        if len(candidates) <= count:  # two images: both are context, and the targets are among them
-            shuffled = generator.permutation(candidates)[: self.config.num_targets]
-            return SceneIndices(scene, candidates, tuple(sorted(int(i) for i in shuffled)))
-        distances = self._distances(scene)
-        first = int(generator.choice(candidates))
-        window = self._window(distances, candidates, first, step, count + 1, generator)
-        others = [i for i in window if i != first]
-        if self.config.selection == "farthest":
-            context = farthest_views(distances, first, window, count)
-        elif self.config.selection == "random":
-            context = (first, *(int(i) for i in generator.choice(others, count - 1, replace=False)))
-        else:
-            # Half of the window, by chance: with all of it every target would have one context for ever.
-            subset = generator.choice(others, max(count, (len(others) + 1) // 2), replace=False)
-            context = nearest_views(distances, first, [int(i) for i in subset], count)
-        left = [i for i in window if i not in context and i != first]
-        targets = [first] if first not in context else []
-        extra = min(self.config.num_targets - len(targets), len(left))
-        targets += [int(i) for i in generator.choice(left, extra, replace=False)] if extra else []
-        return SceneIndices(scene, tuple(sorted(context)), tuple(sorted(targets)))
-
-    def _window(
-        self,
-        distances: Float[np.ndarray, "V V"],
-        candidates: tuple[int, ...],
-        first: int,
-        step: int,
-        at_least: int,
-        generator: np.random.Generator,
-    ) -> list[int]:
-        """Training images within a random distance (and gap) of `first`, `first` included; more where they are few."""
-        config = self.config
-        share = min(1.0, step / config.warmup_steps) if config.warmup_steps else 1.0
-        radius = generator.uniform(*_blend(config.baseline_start, config.baseline_end, share))
-        inside = {i for i in candidates if distances[first, i] <= radius}
-        rank_of = distances[first]
-        if config.gap_start is not None:
-            low, high = _blend(config.gap_start, config.gap_end or config.gap_start, share)
-            gap = np.abs(np.arange(len(distances)) - first)
-            limit = generator.integers(round(low), round(high) + 1)
-            inside &= {i for i in candidates if gap[i] <= limit}
-            rank_of = gap
-        order = sorted(candidates, key=lambda i: (i not in inside, rank_of[i], i))
-        return sorted(order[: max(at_least, len(inside))])
-
-
-def num_context_of(num_training: int, num_context: int) -> int:
-    """How many context views a scene of so many training images has: one image is left for the targets where possible,
-    and there are two context views in any case."""
-    return min(num_context, max(2, num_training - 1))
-
-
-def _blend(start: tuple[float, float], end: tuple[float, float], share: float) -> tuple[float, float]:
-    low, high = ((1 - share) * a + share * b for a, b in zip(start, end, strict=True))
-    return low, high
+        scene = self._order.scene(position)
+        candidates, config = self.collection.training_indices(scene), self._configs[self.collection.source_of(scene)]
+        generator = self._generator(VIEWS, step, slot)
+        context, targets = choose_views(config, candidates, lambda: self._distances(scene), step, generator)
+        mirrored = (
+            config.flip_probability > 0.0 and self._generator(MIRROR, step, slot).random() < config.flip_probability
+        )
+        return SceneIndices(scene, context, targets, mirrored)
 
 
 def _check(config: SamplerConfig) -> None:
     for name, least in {"num_context": 2, "num_evaluation_context": 2, "num_targets": 1, "scenes_per_step": 1}.items():
         if getattr(config, name) is not None and getattr(config, name) < least:
             raise SceneError(f"{name} must be at least {least}, got {getattr(config, name)}")
+    if not 0.0 <= config.flip_probability <= 1.0:
+        raise SceneError(f"flip_probability must lie in [0, 1], got {config.flip_probability}")
+    if config.selection == "bounded" and config.gap_start is None:
+        raise SceneError("selection bounded needs gap_start: how many images apart the outer context views are")
     for name in ("warmup_steps", "seed"):
         if getattr(config, name) < 0:
             raise SceneError(f"{name} must not be negative, got {getattr(config, name)}")

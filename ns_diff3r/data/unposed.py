@@ -10,12 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from .chunks import chunk_folders
+from .collection import find_scenes
 from .errors import SceneError
 from .frames import Frame
 from .images import inspect_image
 from .intrinsics import Intrinsics
 from .orientations import TURNS
 from .photographs import Photograph, scene_from_photographs
+from .readers import has_photographs, is_scene
 from .registration import photograph_folder, readable_photographs
 
 FOCAL_LENGTH = 1.0
@@ -44,6 +47,15 @@ class UnposedPhotographs:
         fx, fy, cx, cy = (float(K[entry]) for entry in ((0, 0), (1, 1), (0, 2), (1, 2)))
         size = self.frames[index].intrinsics
         return Intrinsics(fx * across, fy * down, cx * across + left, cy * down + top, size.width, size.height)
+
+
+def is_unposed(path: str | Path) -> bool:
+    """Whether a folder holds photographs and nothing that says where they were taken: no scene, no chunks, no scenes in
+    its sub-folders."""
+    path = Path(path)
+    if not path.is_dir() or is_scene(path) or not has_photographs(path) or chunk_folders(path):
+        return False
+    return not any(path.glob("transforms*.json")) and not any(is_scene(folder) for folder in find_scenes(path))
 
 
 def load_unposed(path: str | Path, max_size: int, most: int) -> UnposedPhotographs:

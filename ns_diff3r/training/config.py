@@ -84,7 +84,10 @@ class TrainingConfig(DefaultsForMissingFields):
     tto_steps_eval: int | None = None
     """Steps of test-time optimisation in evaluation, viewer and export; None: as in training."""
     backbone: GroupOptimizer = field(default_factory=GroupOptimizer)
-    """Optimiser of the backbone proper."""
+    """Optimiser of the backbone proper, but for its trunk."""
+    trunk: GroupOptimizer = field(default_factory=lambda: GroupOptimizer(pretrain_rate=5e-6, bilevel_rate=2e-7))
+    """Optimiser of the pretrained image encoder within the backbone, where it has one (DINOv2 in DepthSplat and Depth
+    Anything 3); a hundredth of the backbone's learning rates, as DepthSplat's official recipe has it."""
     gaussian_head: GroupOptimizer = field(default_factory=GroupOptimizer)
     """Optimiser of the part of the backbone that turns features into Gaussians."""
     uncertainty_head: GroupOptimizer = field(default_factory=lambda: GroupOptimizer(bilevel_rate=1e-3))

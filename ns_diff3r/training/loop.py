@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..data import BatchSampler
+from ..data import BatchSampler, ReadAhead
 from .optimizers import GroupOptimizers
 from .outputs import StepOutput
 from .published import begin_with_published_weights
@@ -46,6 +46,7 @@ class TrainingLoop:
         save_every: int = 500,
         keep_checkpoints: bool = False,
         device: str = "cpu",
+        workers: int = 0,
     ) -> None:
         """Open the data, build the network, and restore the last complete checkpoint of the folder.
 
@@ -57,6 +58,7 @@ class TrainingLoop:
         self.save_every = save_every
         self.keep_checkpoints = keep_checkpoints
         self.sampler: BatchSampler = settings.batch_sampler()
+        self._reading = ReadAhead(self.sampler, workers, num_steps=settings.training.num_steps)
         self.device = device
         module = settings.module()
         if settings.weights is not None:
@@ -91,7 +93,7 @@ class TrainingLoop:
     def _step(self, step: int) -> StepRecord:
         times = [time.perf_counter()]
         self.optimizers.begin_step(step)
-        batches = [batch.to(self.device) for batch in self.sampler.batch(step)]
+        batches = [batch.to(self.device) for batch in self._reading.batch(step)]
         times.append(time.perf_counter())
         output = self.module(batches, step)
         loss = output.loss

@@ -51,14 +51,14 @@ class Diff3RNetwork(PublishedState):
         return NetworkOutput(prediction.gaussians, prior, prediction)
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
-        """ "backbone", "gaussian_head" and "uncertainty_head", always all three and each parameter in exactly one.
+        """The groups of `GROUP_NAMES`, always all and each parameter in exactly one.
 
-        A group may be empty (a backbone that is nothing but its head).
+        A group may be empty (a backbone that is nothing but its head, or has no trunk).
         """
-        head = list(self.backbone.gaussian_head_parameters())
-        ids = {id(parameter) for parameter in head}
+        head, trunk = list(self.backbone.gaussian_head_parameters()), list(self.backbone.trunk_parameters())
+        ids = {id(parameter) for parameter in (*head, *trunk)}
         rest = [parameter for parameter in self.backbone.parameters() if id(parameter) not in ids]
-        return dict(zip(GROUP_NAMES, (rest, head, list(self.uncertainty_head.parameters())), strict=True))
+        return dict(zip(GROUP_NAMES, (rest, trunk, head, list(self.uncertainty_head.parameters())), strict=True))
 
     def train_only(self, groups: Collection[str]) -> None:
         """Let the parameters of `groups` require gradients, and no others; those that are idle never do."""

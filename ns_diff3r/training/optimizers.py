@@ -13,7 +13,7 @@ from torch import nn
 
 from .config import GroupOptimizer, TrainingConfig
 from .schedules import warmup_cosine
-from .stages import GROUP_NAMES
+from .stages import GROUP_NAMES, TRUNK
 
 logger = logging.getLogger("ns_diff3r")
 
@@ -61,6 +61,26 @@ def optimizer_of(group: str, config: TrainingConfig) -> GroupOptimizer:
     if group not in GROUP_NAMES:
         raise KeyError(f"there is no parameter group {group!r}; the groups are {', '.join(GROUP_NAMES)}")
     return getattr(config, group)
+
+
+def with_trunk(stored: Mapping[str, Any], own: Mapping[str, Any]) -> dict[str, Any]:
+    """States of optimisers of a checkpoint from before the trunk had one of its own, as they are now.
+
+    Args:
+        stored: group → state, of the checkpoint.
+        own: the same of this run, before its first step.
+
+    Raises:
+        ValueError: the checkpoint has trained the backbone, trunk included; its moments cannot be told apart.
+    """
+    if TRUNK in stored or TRUNK not in own:
+        return dict(stored)
+    if stored.get("backbone", {}).get("state"):
+        raise ValueError(
+            "the checkpoint is from before the backbone's trunk had an optimiser of its own, and has trained both; "
+            "begin anew with its weights (--weights)"
+        )
+    return {**stored, "backbone": own["backbone"], TRUNK: own[TRUNK]}
 
 
 @dataclass(eq=False)
@@ -120,6 +140,7 @@ class GroupOptimizers:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore `state_dict`; ValueError if it is of other groups."""
+        state = with_trunk(state, self.state_dict())
         if set(state) != set(self.optimizers):
             raise ValueError(f"the checkpoint has optimisers of {sorted(state)}, not of {sorted(self.optimizers)}")
         for name, optimizer in self.optimizers.items():

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ..backbones.weights.loading import LoadedWeights
+from .stages import TRUNK
 
 MARK = "published_weights"
 """Name, beside the network's parts, of the bytes "sha256 reference" that stand for the weights of the backbone."""
@@ -53,8 +54,9 @@ def unpacked(mark: Tensor) -> tuple[str, str]:
 
 
 def frozen_names(network: Any) -> list[str]:
-    """Names of the backbone proper's parameters in a state dict of the network."""
-    frozen = {id(parameter) for parameter in network.param_groups()["backbone"]}
+    """Names of the backbone proper's parameters, trunk included, in a state dict of the network."""
+    groups = network.param_groups()
+    frozen = {id(parameter) for name in ("backbone", TRUNK) for parameter in groups[name]}
     return [name for name, parameter in network.named_parameters() if id(parameter) in frozen]
 
 

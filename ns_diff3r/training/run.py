@@ -19,7 +19,7 @@ from .config import TrainingConfig
 from .network import build_network
 from .optimizers import GroupOptimizers
 from .published import completed_state
-from .settings import differences, to_plain
+from .settings import differences, from_plain, to_plain
 from .step import TrainingModule
 
 FORMAT = "ns_diff3r fit 1"
@@ -39,6 +39,8 @@ class RunSettings:
     training: TrainingConfig = field(default_factory=TrainingConfig)
     weights: Path | None = None
     """Trained weights that the run begins with; opening the run afterwards does not need them."""
+    mixture_sha256: str | None = None
+    """Of the file that `data` is, where it names several sources: a run continues with the same alone."""
 
     def module(self) -> TrainingModule:
         """The network with its initial weights, test-time optimisation and loss."""
@@ -96,7 +98,10 @@ class RunFolder:
     def changed_settings(self, settings: RunSettings) -> list[str]:
         """Names of the settings in which the run in this folder differs; [] also without a run."""
         stored = self.stored_settings()
-        return [] if stored is None else differences(stored, to_plain(settings))
+        if stored is None:
+            return []
+        known = to_plain(from_plain(RunSettings, stored))  # settings that are newer than the run have their defaults
+        return differences(known, to_plain(settings))
 
     def save(
         self, settings: RunSettings, module: TrainingModule, optimizers: GroupOptimizers, steps_done: int, keep: bool

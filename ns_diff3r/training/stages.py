@@ -8,8 +8,10 @@ from enum import Enum
 
 from ..dataclass_state import DefaultsForMissingFields
 
-GROUP_NAMES = ("backbone", "gaussian_head", "uncertainty_head")
-"""Parameter groups of the network, the same in both stages; what a stage does not train is frozen, not removed."""
+TRUNK = "trunk"
+GROUP_NAMES = ("backbone", TRUNK, "gaussian_head", "uncertainty_head")
+"""Parameter groups of the network, the same in both stages; what a stage does not train is frozen, not removed. The
+trunk, the image encoder that a backbone was given from elsewhere, is trained where the rest of the backbone is."""
 
 
 class Stage(str, Enum):
@@ -57,5 +59,5 @@ class StageConfig(DefaultsForMissingFields):
     def trained_groups(self, stage: Stage) -> frozenset[str]:
         """Names of the parameter groups that a stage trains."""
         if stage is Stage.PRETRAIN:
-            return frozenset(("backbone", "gaussian_head"))
-        return frozenset(GROUP_NAMES) - ({"backbone"} if self.freeze_backbone else set())
+            return frozenset(("backbone", TRUNK, "gaussian_head"))
+        return frozenset(GROUP_NAMES) - ({"backbone", TRUNK} if self.freeze_backbone else set())

@@ -171,7 +171,7 @@ def test_checkpoints_hold_what_is_trained_and_nothing_of_the_scene(model):
     names = set(model.state_dict())
     assert {name.split(".")[0] for name in names} == {"core", "device_indicator_param"}
     assert any("curvature_scale" in name for name in names)
-    assert set(model.get_param_groups()) == {"backbone", "gaussian_head", "uncertainty_head"}
+    assert set(model.get_param_groups()) == {"backbone", "trunk", "gaussian_head", "uncertainty_head"}
     assert model.get_training_callbacks(None) == []
     before = {name: value.clone() for name, value in model.state_dict().items()}
     model.load_state_dict(before)

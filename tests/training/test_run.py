@@ -155,6 +155,17 @@ def test_weights_that_do_not_fit_are_listed(tmp_path):
     assert RunFolder(tmp_path).changed_settings(run_settings()) == []
 
 
+def test_a_run_from_before_a_setting_was_there_can_be_continued(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.begin(run_settings())
+    stored = json.loads(folder.settings_file.read_text())
+    del stored["sampler"]["flip_probability"], stored["training"]["trunk"]
+    folder.settings_file.write_text(json.dumps(stored))
+    assert folder.changed_settings(run_settings()) == []
+    other = replace(run_settings(), sampler=replace(run_settings().sampler, flip_probability=0.5))
+    assert folder.changed_settings(other) == ["sampler.flip_probability"]
+
+
 def test_a_folder_without_a_run_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match="no complete checkpoint"):
         open_weights(tmp_path)

@@ -56,7 +56,7 @@ def test_a_stage_may_be_empty(stages, boundary):
 
 def test_what_a_stage_trains():
     frozen, free = StageConfig(freeze_backbone=True), StageConfig(freeze_backbone=False)
-    assert frozen.trained_groups(Stage.PRETRAIN) == {"backbone", "gaussian_head"}
+    assert frozen.trained_groups(Stage.PRETRAIN) == {"backbone", "trunk", "gaussian_head"}
     assert frozen.trained_groups(Stage.BILEVEL) == {"gaussian_head", "uncertainty_head"}
     assert free.trained_groups(Stage.BILEVEL) == set(GROUP_NAMES)
 

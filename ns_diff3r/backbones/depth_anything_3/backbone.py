@@ -39,12 +39,17 @@ class DepthAnything3Config(PretrainedConfig):
     poses: Literal["predicted", "given"] = "predicted"
     """Whether the network is told the poses of the context, or predicts them. Gaussians are placed by predicted poses
     in both cases, as in the official code, and brought into the world of the given ones by one similarity."""
+    poses_from: Literal["decoder", "rays"] = "decoder"
+    """How predicted poses are read: by the network's camera decoder, or fitted to the rays that it predicts for every
+    pixel. Rays are said to be more accurate and take a little longer; training does not change them."""
     max_size: int = 504
     """Longest side that the network sees; larger images are made smaller. Sides become multiples of 14."""
 
     def __post_init__(self) -> None:
         if self.poses not in ("predicted", "given"):
             raise ValueError(f'DepthAnything3Config.poses is "predicted" or "given", not {self.poses!r}')
+        if self.poses_from not in ("decoder", "rays"):
+            raise ValueError(f'DepthAnything3Config.poses_from is "decoder" or "rays", not {self.poses_from!r}')
         if self.max_size < MIN_SIZE:
             raise ValueError(f"DepthAnything3Config.max_size must be at least {MIN_SIZE}, not {self.max_size}")
         self.architecture()
@@ -86,11 +91,16 @@ class DepthAnything3Backbone(PretrainedBackbone):
         assert self.network.gs_head is not None
         return self.network.gs_head.parameters()
 
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """DINOv2 with its attention over views."""
+        return self.network.backbone.parameters()
+
     def idle_parameters(self) -> Iterator[nn.Parameter]:
         """Rays, fields of view (the official Gaussians stop their gradient), and tokens of the other kind of poses."""
         tokens = self.network.backbone.pretrained.camera_token
         other = self.network.cam_enc.parameters() if self.config.poses == "predicted" else iter([tokens])
-        return chain(self.network.head.ray_parameters(), self.network.cam_dec.fc_fov.parameters(), other)
+        decoder = self.network.cam_dec if self.config.poses_from == "rays" else self.network.cam_dec.fc_fov
+        return chain(self.network.head.ray_parameters(), decoder.parameters(), other)
 
     def forward(self, context: Views) -> Prediction:
         """One Gaussian per pixel, and the cameras by which they were placed.
@@ -111,7 +121,7 @@ class DepthAnything3Backbone(PretrainedBackbone):
         if self.config.poses == "given":
             given = _normalized_poses(cameras.viewmats.detach().double()).to(dtype)
             Ks = _scaled(cameras.Ks.detach().to(dtype), size[1] / cameras.width, size[0] / cameras.height)
-        output = self.network(normalized(images), given, Ks)
+        output = self.network(normalized(images), given, Ks, from_rays=self.config.poses_from == "rays")
         assert output.raw is not None
         assert output.features is not None
         with full_precision(context.device):

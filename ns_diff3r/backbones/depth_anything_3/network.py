@@ -13,6 +13,7 @@ from ..blocks.numerics import full_precision
 from .architecture import Architecture
 from .cameras import CameraDecoder, CameraEncoder, PredictedCameras
 from .heads import DepthHead, DepthMaps, GaussianHead
+from .ray_poses import cameras_from_rays
 from .trunk import Trunk, TrunkOutput
 
 
@@ -52,6 +53,7 @@ class DepthAnything3Network(nn.Module):
         images: Float[Tensor, "V 3 H W"],
         world_to_camera: Float[Tensor, "V 4 4"] | None = None,
         Ks: Float[Tensor, "V 3 3"] | None = None,
+        from_rays: bool = False,
     ) -> DepthAnything3Output:
         """Predict one scene.
 
@@ -59,6 +61,7 @@ class DepthAnything3Network(nn.Module):
             images: with ImageNet's mean and standard deviation taken out; H and W are multiples of 14.
             world_to_camera: OpenCV, with translations of the order of 1; None: not known.
             Ks: pixels; given with `world_to_camera`.
+            from_rays: the cameras of the result are those of the predicted rays, not of the camera decoder.
 
         Raises:
             ValueError: a size that is no multiple of 14; poses without intrinsics or the reverse.
@@ -74,7 +77,11 @@ class DepthAnything3Network(nn.Module):
         with full_precision(images.device):
             features = [layer.float() if layer.dtype is torch.bfloat16 else layer for layer in trunk.features]
             maps = self.head(features, size)
-            cameras = self.cam_dec(trunk.camera.to(features[0].dtype), size)
+            if from_rays:
+                with torch.no_grad():
+                    cameras = cameras_from_rays(self.head.rays(features, size), size)
+            else:
+                cameras = self.cam_dec(trunk.camera.to(features[0].dtype), size)
             raw = decoded = None
             if self.gs_head is not None:
                 raw, decoded = self.gs_head(features, images.to(features[0].dtype))

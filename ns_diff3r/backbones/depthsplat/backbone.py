@@ -89,6 +89,10 @@ class DepthSplatBackbone(PretrainedBackbone):
         """Decoder of Gaussians and the layers behind it: what stage 2 trains."""
         return self.network.gaussian_head_parameters()
 
+    def trunk_parameters(self) -> Iterator[nn.Parameter]:
+        """DINOv2; what the official recipe calls "pretrained"."""
+        return self.network.depth_predictor.pretrained.parameters()
+
     def forward(self, context: Views) -> Prediction:
         """One Gaussian per pixel.
 
