@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 import tyro
 from nerfstudio.configs.base_config import MachineConfig
 from nerfstudio.engine.optimizers import Optimizers
@@ -67,8 +68,9 @@ class Diff3RTrainerConfig(DefaultsForMissingFields, TrainerConfig):
     ] = "viewer+tensorboard"
     """What shows the run. With "viewer" alone nerfstudio evaluates nothing during training."""
     weights: Path | None = None
-    """Trained weights to begin with: a run folder, or a checkpoint in one. Steps and optimisers begin anew, unlike with
-    --load-dir, which continues a run."""
+    """Trained weights to begin with: a run folder, a checkpoint in one, a weights file, or the name of weights that
+    come with the package (left out for a network that they do not fit); None: untrained. Steps and optimisers begin
+    anew, unlike with --load-dir, which continues a run."""
     eval_scenes: tuple[str, ...] = ()
     """Alias for --pipeline.datamanager.collection.eval-scenes: scenes held out as a whole."""
 
@@ -102,6 +104,11 @@ class Diff3RTrainerConfig(DefaultsForMissingFields, TrainerConfig):
             settled.settle()
             settled.settle_device()
             return super(Diff3RTrainerConfig, settled).setup(**kwargs)
+
+
+def shapes_of(module: torch.nn.Module) -> dict[str, torch.Size]:
+    """Name → shape of everything in a module's state."""
+    return {name: value.shape for name, value in module.state_dict().items()}
 
 
 class Diff3RTrainer(Trainer):
@@ -146,6 +153,9 @@ class Diff3RTrainer(Trainer):
             begin_with_published_weights(self.pipeline.model.core.network, self.config.pipeline.model.training, say)
             return
         trained = open_weights(weights)
+        if trained.checkpoint != weights and shapes_of(trained.module) != shapes_of(self.pipeline.model.core):
+            say(f"note: the weights {weights} that come with the package are of another network; this one is untrained")
+            return
         load_weights(self.pipeline.model.core, trained.module.state_dict(), str(trained.checkpoint))
         say(f"Weights of {trained.checkpoint} (sha256 {trained.sha256})")
 

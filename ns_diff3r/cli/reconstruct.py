@@ -17,10 +17,6 @@ if TYPE_CHECKING:
     from ..training.weights import TrainedNetwork
 
 MOST_CONTEXT = 8
-NO_WEIGHTS = (
-    "no weights: --weights names a run folder of ns-train diff3r or of ns-diff3r fit, a checkpoint in one, or "
-    "published weights (ns-diff3r weights list); none come with this version"
-)
 
 
 @dataclass
@@ -35,9 +31,9 @@ class Reconstruct:
 
     data: Path
     """A posed scene (transforms.json or COLMAP), or a folder of photographs."""
-    weights: Path | None = None
-    """Run folder of ns-train diff3r or ns-diff3r fit, a checkpoint in one, or published weights: a file, or a name that
-    `ns-diff3r weights list` shows."""
+    weights: Path = Path("diff3r")
+    """Run folder of ns-train diff3r or ns-diff3r fit, a checkpoint in one, the name of weights that come with the
+    package, or published weights: a file, or a name that `ns-diff3r weights list` shows."""
     output: Path = Path("outputs/reconstruct")
     """Folder for the results."""
     context: tuple[int, ...] = ()
@@ -64,8 +60,6 @@ class Reconstruct:
         from ..training.weights import open_weights
         from .tables import make_folder
 
-        if self.weights is None:
-            raise ValueError(NO_WEIGHTS)
         if not self.data.exists():
             raise SceneError(f"{self.data}: no such file or folder")
         if self.threads:

@@ -8,6 +8,7 @@ weights.
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from nerfstudio.configs.base_config import ViewerConfig
 from nerfstudio.plugins.types import MethodSpecification
@@ -26,10 +27,13 @@ FULL_STEPS = 20_000
 TINY_STEPS = 200
 
 
-def full_config(method_name: str, training: RunTrainingConfig | None = None) -> Diff3RTrainerConfig:
+def full_config(
+    method_name: str, training: RunTrainingConfig | None = None, weights: Path | None = Path("diff3r")
+) -> Diff3RTrainerConfig:
     """A run of full length; the methods that differ in `training` alone are to be compared."""
     return Diff3RTrainerConfig(
         method_name=method_name,
+        weights=weights,
         max_num_iterations=FULL_STEPS,
         steps_per_save=500,
         steps_per_eval_batch=250,
@@ -69,13 +73,14 @@ diff3r_metagrad = MethodSpecification(
 )
 
 diff3r_pretrain = MethodSpecification(
-    config=full_config("diff3r-pretrain", RunTrainingConfig(stages=StageConfig(pretrain_fraction=1.0))),
+    config=full_config("diff3r-pretrain", RunTrainingConfig(stages=StageConfig(pretrain_fraction=1.0)), weights=None),
     description="Stage 1 of diff3r alone: the feed-forward network, without test-time optimisation.",
 )
 
 diff3r_tiny = MethodSpecification(
     config=Diff3RTrainerConfig(
         method_name="diff3r-tiny",
+        weights=Path("diff3r-tiny"),
         max_num_iterations=TINY_STEPS,
         steps_per_save=50,
         steps_per_eval_batch=50,
