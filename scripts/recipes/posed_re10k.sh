@@ -16,7 +16,7 @@ plan 8 5000
 group backbone 2e-4 2e-5
 group trunk 2e-6 2e-7
 group gaussian-head 2e-4 2e-5
-group uncertainty-head 5e-4 5e-3 0  # decay would pull λ to a number of its own
+group uncertainty-head 5e-4 1e-3 0  # decay would pull λ to a number of its own
 run diff3r-depthsplat "${groups[@]}" \
     --pipeline.model.backbone.size large \
     --pipeline.datamanager.collection.image-size 256 256 --pipeline.datamanager.collection.max-size None \

@@ -16,7 +16,7 @@ plan 8 5000
 group backbone 5e-5 2e-5
 group trunk 5e-6 2e-6
 group gaussian-head 5e-5 2e-5
-group uncertainty-head 5e-4 5e-3 0  # decay would pull λ to a number of its own
+group uncertainty-head 5e-4 1e-3 0  # decay would pull λ to a number of its own
 run diff3r-da3 "${groups[@]}" \
     --pipeline.datamanager.collection.image-size 252 252 --pipeline.datamanager.collection.max-size None \
     --pipeline.datamanager.collection.split.all True \

@@ -96,7 +96,7 @@ def test_what_the_recipes_say():
         assert training.tto_steps_eval == steps
         assert training.stages.stage(0, 100) is Stage.BILEVEL
         assert training.stages.trained_groups(Stage.BILEVEL) == {"gaussian_head", "uncertainty_head"}
-        assert training.uncertainty_head.bilevel_rate == 5e-3
+        assert training.uncertainty_head.bilevel_rate == 1e-3
     config = config_of("posed_re10k_global_lambda", "/data", LAMBDA="3")
     assert config.pipeline.model.training.uncertainty_head.base_rate == 0.0
     assert config.pipeline.model.uncertainty_head.initial == 3.0
