@@ -35,7 +35,7 @@ from .training.published import begin_with_published_weights, names_left_out
 from .training.run import NETWORK_PREFIX, RunSettings, load_weights, write_text
 from .training.settings import to_plain
 from .training.stages import TRUNK
-from .training.weights import SETTINGS_FILE, open_weights
+from .training.weights import SETTINGS_FILE, bundled_or_path, open_weights
 
 allow_numpy_scalars_in_checkpoints()
 
@@ -127,6 +127,7 @@ class Diff3RTrainer(Trainer):
         self._accumulated = config.pipeline.model.training.gradient_accumulation
         self.gradient_accumulation_steps.default_factory = lambda: self._accumulated
         self._save_is_due = False
+        self._begins_with = None if config.weights is None else bundled_or_path(config.weights).absolute()
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Everything before the first step; what is wrong with the input ends here in one message."""
@@ -149,14 +150,16 @@ class Diff3RTrainer(Trainer):
 
     def _begin_with(self, weights: Path | None) -> None:
         """Take trained weights, or the backbone's published ones; steps, optimisers and schedules begin anew."""
+        core = self.pipeline.model.core
         if weights is None:
-            begin_with_published_weights(self.pipeline.model.core.network, self.config.pipeline.model.training, say)
+            begin_with_published_weights(core.network, self.config.pipeline.model.training, say)
             return
         trained = open_weights(weights)
-        if trained.checkpoint != weights and shapes_of(trained.module) != shapes_of(self.pipeline.model.core):
+        if bundled_or_path(weights) != weights and shapes_of(trained.module) != shapes_of(core):
             say(f"note: the weights {weights} that come with the package are of another network; this one is untrained")
+            self._begins_with = None
             return
-        load_weights(self.pipeline.model.core, trained.module.state_dict(), str(trained.checkpoint))
+        load_weights(core, trained.module.state_dict(), str(trained.checkpoint))
         say(f"Weights of {trained.checkpoint} (sha256 {trained.sha256})")
 
     @check_main_thread
@@ -170,6 +173,7 @@ class Diff3RTrainer(Trainer):
             collection=data.collection,
             sampler=data.sampler,
             training=TrainingConfig(**{f.name: getattr(model.training, f.name) for f in fields(TrainingConfig)}),
+            weights=self._begins_with,
         )
         write_text(self.base_dir / SETTINGS_FILE, json.dumps(to_plain(settings), indent=1) + "\n")
 

@@ -100,6 +100,7 @@ def write_weights(path: Path, settings: RunSettings, module: TrainingModule, ste
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         save_file(tensors, temporary, metadata)
+        temporary.chmod(0o644)  # safetensors lets its owner alone read it
         os.replace(temporary, path)
     except OSError as error:
         temporary.unlink(missing_ok=True)

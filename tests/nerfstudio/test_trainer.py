@@ -2,6 +2,7 @@
 """Training by our trainer, within this process: checkpoints, resume, learning rates, and `fit` beside it."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -215,3 +216,20 @@ def test_weights_of_another_run_to_begin_with(uninterrupted, tmp_path, capsys):
     config = small_config(ROOM, tmp_path)
     config.weights, config.pipeline.model.backbone.width = folder.parent, 8
     assert "do not fit" in failing(config, capsys)
+
+
+def test_weights_that_come_with_the_package(tmp_path, capsys):
+    config = small_config(ROOM, tmp_path)
+    assert config.weights == Path("diff3r-tiny")  # small_config is that method's
+    trainer = config.setup()
+    trainer.setup()
+    bundled = open_weights("diff3r-tiny")
+    state = trainer.pipeline.model.core.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in bundled.module.state_dict().items())
+    assert json.loads((trainer.base_dir / "settings.json").read_text())["weights"].endswith("diff3r-tiny.safetensors")
+    config = small_config(ROOM, tmp_path / "wider")
+    config.pipeline.model.backbone.width = 24
+    trainer = config.setup()
+    trainer.setup()
+    assert "are of another network; this one is untrained" in capsys.readouterr().out
+    assert json.loads((trainer.base_dir / "settings.json").read_text())["weights"] is None
