@@ -28,6 +28,7 @@ def make_config(output: Path, scenes_per_step: int) -> Any:
 
     config = small_config(ROOM, output, stages=StageConfig(pretrain_steps=BOUNDARY))
     config.max_num_iterations = STEPS
+    config.weights = None  # D begins without a history
     config.pipeline.datamanager.sampler.scenes_per_step = scenes_per_step
     return config
 
