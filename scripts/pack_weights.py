@@ -21,15 +21,12 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--credits", default="")
     parser.add_argument("--max-size", type=int, help="longest side at which commands take photographs by default")
-    parser.add_argument("--tto-rate-factor", type=float, help="factor on the learning rates of their optimisation")
     options = parser.parse_args()
     network = open_weights(options.run)
     settings = network.settings
     if options.max_size is not None:
         collection = replace(settings.collection, image_size=None, max_size=options.max_size)
         settings = replace(settings, collection=collection)
-    if options.tto_rate_factor is not None:
-        settings = replace(settings, training=replace(settings.training, tto_rate_factor=options.tto_rate_factor))
     texts = {name: getattr(options, name) for name in ("data", "licence", "command", "figures", "credits")}
     card = ModelCard(name=options.file.stem, **texts)
     write_weights(options.file, settings, network.module, network.step, card)

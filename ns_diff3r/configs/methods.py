@@ -18,9 +18,8 @@ from ..data import CollectionConfig, SamplerConfig
 from ..datamanager import Diff3RDataManagerConfig
 from ..model import Diff3RModelConfig, RunTrainingConfig
 from ..pipeline import Diff3RPipelineConfig
-from ..solver import BackwardMode, PCGConfig
+from ..solver import BackwardMode, PCGConfig, TTOConfig
 from ..trainer import Diff3RTrainerConfig
-from ..training.config import inner_settings
 from ..training.official import DA3, DEPTHSPLAT, FINE_TUNING_STEPS, OfficialRun
 from ..training.stages import StageConfig
 
@@ -96,8 +95,7 @@ diff3r_tiny = MethodSpecification(
                 backbone=tiny_config(),
                 # After twenty steps the gradient is an approximation anyway: a rough solve does as well as a long one.
                 training=RunTrainingConfig(
-                    tto=inner_settings(num_steps=20, pcg=PCGConfig(tolerance=1e-2, max_iterations=30)),
-                    tto_steps_eval=50,
+                    tto=TTOConfig(num_steps=20, pcg=PCGConfig(tolerance=1e-2, max_iterations=30)), tto_steps_eval=50
                 ),
             ),
             refresh_every=25,

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from ..dataclass_state import DefaultsForMissingFields
 from ..solver import BackwardMode, LearningRates, PCGConfig, TTOConfig
@@ -66,19 +66,6 @@ class GroupOptimizer(DefaultsForMissingFields):
         return max(self.pretrain_rate, self.bilevel_rate)
 
 
-def inner_settings(**changes: Any) -> TTOConfig:
-    """Test-time optimisation as training has it by default: gsplat's learning rates, but those of opacities and colours
-    at a sixteenth. At gsplat's own ratio of rates a network learns to hold these, and its λ then makes Adam swing about
-    the prediction (docs/training_data.md). Twenty iterations of the solve train as well as two hundred.
-
-    Args:
-        changes: of other settings of `TTOConfig`.
-    """
-    usual = LearningRates()
-    rates = replace(usual, opacities=usual.opacities / 16, sh0=usual.sh0 / 16, shN=usual.shN / 16)
-    return TTOConfig(**{"learning_rates": rates, "pcg": PCGConfig(max_iterations=20), **changes})
-
-
 @dataclass(frozen=True)
 class TrainingConfig(DefaultsForMissingFields):
     """Everything a training step depends on beside the network and the data."""
@@ -89,10 +76,10 @@ class TrainingConfig(DefaultsForMissingFields):
     """When the second stage begins and what it trains."""
     losses: LossConfig = field(default_factory=LossConfig)
     """The outer loss."""
-    tto: TTOConfig = field(default_factory=inner_settings)
-    """Test-time optimisation and its backward pass. Its learning rates of opacities and colours are a sixteenth of
-    gsplat's; twenty iterations of the solve train as well as two hundred."""
-    tto_rate_factor: float = 8.0
+    tto: TTOConfig = field(default_factory=lambda: TTOConfig(pcg=PCGConfig(max_iterations=20)))
+    """Test-time optimisation and its backward pass. Twenty iterations of the solve train as well as two hundred, in a
+    fifth of the time."""
+    tto_rate_factor: float = 16.0
     """Multiplies the learning rates of test-time optimisation, which are meant for thousands of steps."""
     tto_steps_eval: int | None = None
     """Steps of test-time optimisation in evaluation, viewer and export; None: as in training."""
