@@ -35,7 +35,7 @@ class Ablation:
     """Names of the scenes that settings are tuned on; all others are measured."""
     output: Path = Path("outputs/ablation.csv")
     """One line per row, seed, scene, image and number of steps."""
-    rates: tuple[float, ...] = (4.0, 8.0, 16.0, 32.0)
+    rates: tuple[float, ...] = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
     """Factors on the learning rates of test-time optimisation to choose from."""
     steps: int = 50
     """Steps at which rows are tuned and compared."""
