@@ -46,20 +46,18 @@ class Evaluate:
         """Evaluate, print the table, write the files."""
         import torch
 
-        from ..data import BatchSampler, SceneError, open_collection
+        from ..data import BatchSampler, open_collection
         from ..evaluation.evaluate import evaluate
         from ..evaluation.metrics import ImageMetrics
         from ..evaluation.reports import table_rows
+        from .chosen_scenes import chosen_scenes
         from .tables import print_table
 
         if self.threads:
             torch.set_num_threads(self.threads)
         network = self._network()
         collection = open_collection(self.data, replace(self.collection, eval_scenes=()))
-        unknown = [name for name in self.scenes if name not in collection.names]
-        if unknown:
-            raise SceneError(f"--scenes: there is no {unknown[0]!r}; the scenes are {', '.join(collection.names[:20])}")
-        chosen = [collection.names.index(name) for name in self.scenes] or list(collection.evaluation_scenes)
+        chosen = chosen_scenes(collection, self.scenes)
         metrics = ImageMetrics.find(self.lpips_metric)
         result = evaluate(network.module, BatchSampler(self.sampler, collection), metrics, chosen, self.tto_steps)
         for note in result.notes:
