@@ -127,7 +127,7 @@ class Diff3RTrainer(Trainer):
         self._accumulated = config.pipeline.model.training.gradient_accumulation
         self.gradient_accumulation_steps.default_factory = lambda: self._accumulated
         self._save_is_due = False
-        self._begins_with = None if config.weights is None else bundled_or_path(config.weights).absolute()
+        self._begins_with: Path | None = None
 
     def setup(self, test_mode: Literal["test", "val", "inference"] = "val") -> None:
         """Everything before the first step; what is wrong with the input ends here in one message."""
@@ -151,15 +151,19 @@ class Diff3RTrainer(Trainer):
     def _begin_with(self, weights: Path | None) -> None:
         """Take trained weights, or the backbone's published ones; steps, optimisers and schedules begin anew."""
         core = self.pipeline.model.core
-        if weights is None:
+        trained = None if weights is None else open_weights(weights)
+        if (
+            trained is not None
+            and weights != bundled_or_path(str(weights))
+            and shapes_of(trained.module) != shapes_of(core)
+        ):
+            say(f"note: the weights {weights} that come with the package are of another network and are left out")
+            trained = None
+        if trained is None:
             begin_with_published_weights(core.network, self.config.pipeline.model.training, say)
             return
-        trained = open_weights(weights)
-        if bundled_or_path(weights) != weights and shapes_of(trained.module) != shapes_of(core):
-            say(f"note: the weights {weights} that come with the package are of another network; this one is untrained")
-            self._begins_with = None
-            return
         load_weights(core, trained.module.state_dict(), str(trained.checkpoint))
+        self._begins_with = trained.checkpoint.absolute()
         say(f"Weights of {trained.checkpoint} (sha256 {trained.sha256})")
 
     @check_main_thread

@@ -231,5 +231,5 @@ def test_weights_that_come_with_the_package(tmp_path, capsys):
     config.pipeline.model.backbone.width = 24
     trainer = config.setup()
     trainer.setup()
-    assert "are of another network; this one is untrained" in capsys.readouterr().out
+    assert "are of another network and are left out" in capsys.readouterr().out
     assert json.loads((trainer.base_dir / "settings.json").read_text())["weights"] is None
