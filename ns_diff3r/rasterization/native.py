@@ -95,9 +95,13 @@ class NativeLinearization:
         self._plan = self._new_plan()
         self._turn = threading.Lock()  # one product at a time: they share the plan's work memory
         self._threads = extension.num_threads()
-        self._origin = _origin if freeze == "pairs" else None  # holds the records that straight-through caps refer to
+        same = _origin is not None and _origin._dtype == self._dtype
+        # holds the records that straight-through caps refer to
+        self._origin = _origin if same and freeze == "pairs" else None
         if _origin is None:
             self._build_plan()
+        elif not same:
+            self._plan.decide_as(_origin._plan, addresses(self.gaussians), *self._scene_arguments())
         else:
             self._plan.rebase(_origin._plan, addresses(self.gaussians), freeze == "pairs", self._threads)
         self.rendering = self._render(products)
@@ -120,6 +124,12 @@ class NativeLinearization:
             addresses(self.gaussians),
             self.gaussians.num_gaussians,
             (self.gaussians.sh_degree + 1) ** 2,
+            *self._scene_arguments(),
+        )
+
+    def _scene_arguments(self) -> tuple[Any, ...]:
+        """Cameras, background, size, semantics and threads, as the compiled plan takes them."""
+        return (
             self.cameras.viewmats.detach().double().numpy(),
             self.cameras.Ks.detach().double().numpy(),
             self._background.numpy(),
@@ -192,6 +202,23 @@ class NativeLinearization:
     def at(self, gaussians: Gaussians, freeze: Freeze | None = None) -> NativeLinearization:
         """The linearisation at another point that keeps this one's lists ("order") or all its decisions ("pairs")."""
         return self._at(gaussians, freeze or self.freeze, products=True)
+
+    def to(self, dtype: torch.dtype) -> NativeLinearization:
+        """This point in another precision, everything decided as here, where rounding alone would decide otherwise.
+
+        Its `.render` and `.at` keep all decisions.
+
+        Raises:
+            TypeError: a linearisation on another device than the CPU.
+        """
+        if self.device.type != "cpu":
+            raise TypeError(f"decisions are taken to another precision on the CPU alone, not on {self.device}")
+        if dtype == self._dtype:
+            return self.at(self.gaussians, "pairs")
+        point, cameras = self.gaussians.to(dtype=dtype), self.cameras.to(dtype=dtype)
+        return type(self)(
+            point, cameras, self.config, self._background, "pairs", check_finite=False, _origin=self
+        )
 
     def _at(self, gaussians: Gaussians, freeze: Freeze, products: bool) -> NativeLinearization:
         return type(self)(

@@ -108,6 +108,16 @@ class Linearization(Protocol):
         """
         ...
 
+    def to(self, dtype: torch.dtype) -> Linearization:
+        """This point in another precision, everything decided as here; its `.render` and `.at` keep all decisions.
+
+        Where a pair lies at a threshold, rounding alone decides; two precisions are compared with the same decisions.
+
+        Raises:
+            TypeError: a backend that cannot (CUDA).
+        """
+        ...
+
     def jvp(self, v: Gaussians) -> Float[Tensor, "V H W 3"]:
         """J v."""
         ...

@@ -77,6 +77,12 @@ class ReferenceLinearization:
             gaussians, self.cameras, self.config, self._background, freeze or self.freeze, self._pairs
         )
 
+    def to(self, dtype: torch.dtype) -> ReferenceLinearization:
+        """This point in another precision, everything decided as here; its `.render` and `.at` keep all decisions."""
+        point, cameras = self.gaussians.to(dtype=dtype), self.cameras.to(dtype=dtype)
+        background = self._background.to(dtype)
+        return ReferenceLinearization(point, cameras, self.config, background, "pairs", self._pairs)
+
     def jvp(self, v: Gaussians) -> Float[Tensor, "V H W 3"]:
         """J v by forward mode."""
         return torch.func.jvp(self._rgb_of_leaves, self.gaussians.leaves(), v.leaves())[1]

@@ -111,11 +111,13 @@ class ReplayedProblem:
 @dataclass(frozen=True, eq=False)
 class DecidedProblem:
     """A scene with everything discrete as another run had it, say one of lower precision: the two then differ in
-    rounding alone, where otherwise it would decide L1 signs, and they would part."""
+    rounding alone, where otherwise it would decide L1 signs and contributing pairs, and they would part."""
 
     scene: SceneProblem
-    decisions: Sequence[tuple[Gaussians, Tensor]]
-    """Where the other run was as each step began and what it drew there, its result last; of the scene's precision."""
+    other: SceneProblem
+    """The same photographs as the other run saw them."""
+    places: Sequence[Gaussians]
+    """Where the other run was as each step began, its result last; of its precision."""
 
     @property
     def num_residuals(self) -> int:
@@ -127,7 +129,9 @@ class DecidedProblem:
 
         Raises:
             IndexError: beyond the other run's steps.
+            TypeError: a renderer that cannot take its decisions to another precision.
         """
-        place, drawn = self.decisions[-1 if step is None else step]
-        linearization = self.scene.linearize(place).at(gaussians)
+        decided = self.other.linearize(self.places[-1 if step is None else step])
+        linearization = decided.to(gaussians.dtype).at(gaussians)
+        drawn = decided.rgb.to(gaussians.dtype)
         return Evaluation(linearization, self.scene.objective.linearize(drawn).at(linearization.rgb))

@@ -180,6 +180,7 @@ def adam_adjoint(
     """The derivative of `adam_step` number `step`, backwards; see `inner.adam` for the formulas.
 
     Args:
+        step: counted from 1, before which both moments were 0.
         gradient: the total gradient g of that step.
         moments: m and s after it.
         cotangent: ∂L/∂θ_{k+1}.
@@ -199,9 +200,14 @@ def adam_adjoint(
             scale = root + epsilon
             by_first = torch.where(s > 0, -(r.learning_rate / first_correction) / scale, 0.0)
             by_second = torch.where(s > 0, -by_first * (m / scale) / (2 * second_correction * root), 0.0)
-            u_first.addcmul_(by_first, w)
-            u_second.addcmul_(by_second, w)
-            out[part] = (1.0 - betas[0]) * u_first + 2.0 * (1.0 - betas[1]) * g * u_second
+            if step == 1:
+                # m and s are of g alone, and their parts of the derivative cancel but for this, far below rounding.
+                own = torch.where(s > 0, -r.learning_rate * epsilon / (g.abs() + epsilon).square_(), 0.0) * w
+            else:
+                u_first.addcmul_(by_first, w)
+                u_second.addcmul_(by_second, w)
+                own = 0.0
+            out[part] = (1.0 - betas[0]) * u_first + 2.0 * (1.0 - betas[1]) * g * u_second + own
             u_first.mul_(betas[0])
             u_second.mul_(betas[1])
 

@@ -10,7 +10,7 @@ namespace py = pybind11;
 namespace ns_diff3r {
 namespace {
 
-template <class T>
+template <class T, class U>
 void bind_plan(py::module_& module, const char* name) {
   using P = Plan<T>;
   py::class_<P>(module, name)
@@ -24,6 +24,15 @@ void bind_plan(py::module_& module, const char* name) {
              py::gil_scoped_release release;
              plan.build(inputs<T>(params), num_gaussians, num_sh_bases, std::move(cameras), std::move(colors), width,
                         height, c, threads);
+           })
+      .def("decide_as",
+           [](P& plan, const Plan<U>& origin, const Addresses& params, const Matrices& viewmats, const Matrices& Ks,
+              const Matrices& background, int width, int height, const py::dict& config, int threads) {
+             auto cameras = cameras_from<T>(viewmats, Ks, width, height, config["clamp"].cast<std::string>() == "inria");
+             std::vector<T> colors(background.data(), background.data() + background.size());
+             const RasterizationConfig<T> c = config_from<T>(config);
+             py::gil_scoped_release release;
+             plan.decide_as(origin, inputs<T>(params), std::move(cameras), std::move(colors), c, threads);
            })
       .def("render",
            [](P& plan, uintptr_t rgb, uintptr_t alpha, uintptr_t depth, bool linearize, int threads) {
@@ -74,8 +83,8 @@ void bind_plan(py::module_& module, const char* name) {
 }  // namespace
 
 void bind_rasterizer(py::module_& module) {
-  bind_plan<float>(module, "PlanFloat32");
-  bind_plan<double>(module, "PlanFloat64");
+  bind_plan<float, double>(module, "PlanFloat32");
+  bind_plan<double, float>(module, "PlanFloat64");
   module.def("instruction_set", [] { return std::string(instruction_set().name); });
 }
 

@@ -76,6 +76,29 @@ void Plan<T>::rebase(const Plan& origin, const GaussianPointers<T>& params, bool
 }
 
 template <class T>
+template <class U>
+void Plan<T>::decide_as(const Plan<U>& origin, const GaussianPointers<T>& params, std::vector<Camera<T>> cameras,
+                        std::vector<T> background, const RasterizationConfig<T>& config, int num_threads) {
+  origin.require_pairs();
+  PlanView<T>& v = view_;
+  static_cast<PlanDecisions&>(v) = origin.view_;
+  cameras_ = std::move(cameras);
+  background_ = std::move(background);
+  lists_ = origin.lists_;
+  pairs_ = origin.pairs_;
+  frozen_ = has_pairs_ = true;
+  v.config = config;
+  v.cameras = cameras_.data();
+  v.background = background_.data();
+  v.params = params;
+  v.frozen_records = nullptr;
+  v.records = records_.reserve(record_capacity() * kRecord);
+  v.group_decisions = group_decisions_.reserve(record_capacity() / kGroup);
+  std::copy(origin.view_.group_decisions, origin.view_.group_decisions + record_capacity() / kGroup, v.group_decisions);
+  reproject(num_threads);
+}
+
+template <class T>
 void Plan<T>::reproject(int num_threads) {
   const PlanView<T>& v = view_;
   const Kernels<T>& kernel = kernels<T>();
@@ -229,5 +252,9 @@ void Plan<T>::contributing(bool* out) const {
 
 template class Plan<float>;
 template class Plan<double>;
+template void Plan<double>::decide_as(const Plan<float>&, const GaussianPointers<double>&, std::vector<Camera<double>>,
+                                      std::vector<double>, const RasterizationConfig<double>&, int);
+template void Plan<float>::decide_as(const Plan<double>&, const GaussianPointers<float>&, std::vector<Camera<float>>,
+                                     std::vector<float>, const RasterizationConfig<float>&, int);
 
 }  // namespace ns_diff3r

@@ -38,6 +38,11 @@ class Plan {
   // Other parameters with the lists of `origin`; frozen: also with its contributing pairs, caps and clamps (then
   // `origin` must outlive this plan's use).
   void rebase(const Plan& origin, const GaussianPointers<T>& params, bool frozen, int num_threads);
+  // The point and all decisions of `origin` in this precision: as rebase() with frozen, but the cameras, the background
+  // and the semantics are given again, and `origin` need not outlive this plan.
+  template <class U>
+  void decide_as(const Plan<U>& origin, const GaussianPointers<T>& params, std::vector<Camera<T>> cameras,
+                 std::vector<T> background, const RasterizationConfig<T>& config, int num_threads);
   // Renders the plan's parameters. With linearize, also records the contributing pairs (if they are not frozen), which
   // all the products below need.
   void render(const RenderOutputs<T>& out, bool linearize, int num_threads);
@@ -61,6 +66,8 @@ class Plan {
   void contributing(bool* out) const;
 
  private:
+  template <class U>
+  friend class Plan;
   void bin(int num_threads);
   void require_pairs() const;
   void* scratch(size_t bytes_per_pair) const;

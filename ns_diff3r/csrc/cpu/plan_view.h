@@ -66,23 +66,18 @@ inline int64_t num_tiles_of(const BlockRect& b) {
   return int64_t(t.x1 - t.x0) * (t.y1 - t.y0);
 }
 
-template <class T>
-struct PlanView {
+// What a linearisation decides, whatever the precision it was decided in.
+struct PlanDecisions {
   int64_t num_gaussians;
   int32_t num_views, width, height, tiles_x, tiles_y, blocks_x, blocks_y, num_sh_bases;
   int64_t num_chunks;   // of one view
   int64_t view_stride;  // records between views, a multiple of kGroup
-  RasterizationConfig<T> config;
-  const Camera<T>* cameras;
-  const T* background;  // [V, 3]
-  GaussianPointers<T> params;
 
   // Record r = view * view_stride + Gaussian; only those of visible Gaussians hold anything. Sixteen consecutive ones
   // are a group.
   uint16_t* group_visible;
   GroupDecisions* group_decisions;
   BlockRect* record_blocks;
-  T* records;
 
   // Intersections of tiles and records, by tile and in a tile by depth. Each has a slot; the slots of a tile lie together
   // too, but in the order of the records, since neighbours are gathered together.
@@ -97,6 +92,15 @@ struct PlanView {
   Active* active;           // the block's first active_counts entries from block_offsets[block]
   uint32_t* active_counts;
   uint8_t* record_contributes;
+};
+
+template <class T>
+struct PlanView : PlanDecisions {
+  RasterizationConfig<T> config;
+  const Camera<T>* cameras;
+  const T* background;  // [V, 3]
+  GaussianPointers<T> params;
+  T* records;
   const T* frozen_records;  // where the pairs were frozen; null if that is here
 };
 
