@@ -33,13 +33,16 @@ from .compact_matching import (
     photometric_logits,
 )
 from .compact_networks import Decoder, FeatureEncoder, VolumeUNet, zero_initialized
-from .compact_resolution import QUARTER, Resolution
+from .compact_resolution import QUARTER, Resolution, reduced
 from .protocol import Backbone, BackboneConfig, Prediction
 
 MIN_SIZE = 8
 """Smallest side of an image, in pixels."""
 NUM_CUES = 6
 """Maps of what matching knows: inverse depth, its confidence, and the four of `Consistency`."""
+DRAWING_VARIANCE = 0.3
+"""What drawing adds to the variance of every Gaussian, in squares of its pixels: less in larger pictures than in those
+that the network sees, to which its sizes are made."""
 SHARED, BLOCKING = 0.3, 1.0
 """By how much another view that shows the same surface, or whose sight is blocked, lowers the logit of an opacity."""
 LOGIT_LIMIT = 10.0
@@ -64,6 +67,10 @@ class CompactConfig(BackboneConfig):
     """Channels of the decoder's output, from which Gaussians and their uncertainty are read."""
     sh_degree: int = 1
     """Degree of the spherical harmonics, 0 to 4."""
+    working_size: int | None = None
+    """Longest side, in pixels, of the photographs as the network sees them; larger ones are reduced for it, so that it
+    predicts a Gaussian for every pixel of the smaller ones, wide enough to leave no gaps in the larger. Test-time
+    optimisation sees the photographs as they are. Default: the network does too."""
     matching_stride: int = 0
     """Photographs are matched at their resolution (1), 1/2 (2) or 1/4 (4); 0: the finest of these at which the longer
     side is at most 96 pixels (or 1/4)."""
@@ -84,6 +91,8 @@ class CompactConfig(BackboneConfig):
             raise ValueError(f"CompactConfig.num_neighbors must be at least 1, not {self.num_neighbors}")
         if not 0 <= self.sh_degree <= MAX_SH_DEGREE:
             raise ValueError(f"CompactConfig.sh_degree must be 0 to {MAX_SH_DEGREE}, not {self.sh_degree}")
+        if self.working_size is not None and self.working_size < MIN_SIZE:
+            raise ValueError(f"CompactConfig.working_size must be at least {MIN_SIZE}, not {self.working_size}")
         if self.matching_stride not in (0, 1, 2, 4):
             raise ValueError(f"CompactConfig.matching_stride must be 0, 1, 2 or 4, not {self.matching_stride}")
         if not 0.0 < self.opacity < 1.0 or not self.footprint > 0.0:
@@ -118,11 +127,13 @@ class CompactBackbone(Backbone):
         return chain(self.decoder.parameters(), self.gaussian_head.parameters(), self.backdrop_head.parameters())
 
     def forward(self, context: Views) -> Prediction:
-        """One Gaussian per pixel of every context view, and the backdrop.
+        """One Gaussian per pixel of every context view (as the network sees it), and the backdrop.
 
         Raises:
             ValueError: fewer than two views, no near or far, images smaller than MIN_SIZE.
         """
+        drawn_width = context.cameras.width
+        context = reduced(context, self.config.working_size)
         near, far = check_context(context, MIN_SIZE)
         dtype = self.gaussian_head.weight.dtype
         images = context.images.to(dtype).permute(0, 3, 1, 2).clamp(0, 1).contiguous()
@@ -155,6 +166,7 @@ class CompactBackbone(Backbone):
             self._opacity_logits(cues),
             self.config.footprint,
             Corrections.split(self.gaussian_head(per_pixel), self.sh_degree),
+            DRAWING_VARIANCE * (1.0 - (context.cameras.width / drawn_width) ** 2),
         )
         per_cell = to_cells(per_pixel)
         corrections = Corrections.split(self.backdrop_head(per_cell), self.sh_degree)

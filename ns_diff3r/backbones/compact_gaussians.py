@@ -89,6 +89,7 @@ def pixel_gaussians(
     opacity_logits: Float[Tensor, "V H W"],
     footprint: float,
     corrections: Corrections,
+    widening: float = 0.0,
 ) -> Gaussians:
     """One Gaussian per pixel, in the order view, row, column: on its ray, of its colour, round, and of its width.
 
@@ -100,6 +101,7 @@ def pixel_gaussians(
         opacity_logits: [V, H, W].
         footprint: standard deviation in pixels (at the Gaussian's depth).
         corrections: what the network adds.
+        widening: added to every variance in the end, in squares of pixels (at the Gaussian's depth).
     """
     dtype = fractions.dtype
     num_views, height, width = fractions.shape
@@ -115,8 +117,10 @@ def pixel_gaussians(
     means = cameras.centers.to(dtype)[:, None, None] + depth[..., None] * directions
 
     focal = (cameras.Ks[:, 0, 0] * cameras.Ks[:, 1, 1]).sqrt().to(dtype)[:, None, None]
-    log_footprint = (footprint * depth / focal).log()
-    scales = log_footprint[..., None] + corrections.log_scale.permute(0, 2, 3, 1)
+    pixel = (depth / focal)[..., None]
+    scales = (footprint * pixel).log() + corrections.log_scale.permute(0, 2, 3, 1)
+    if widening > 0.0:
+        scales = 0.5 * torch.logaddexp(2.0 * scales, (widening * pixel.square()).log())
 
     imaginary = corrections.rotation.permute(0, 2, 3, 1)
     local = torch.cat([torch.ones_like(imaginary[..., :1]), imaginary], dim=-1)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The resolutions that the compact backbone works at, and how maps go from one to another."""
+"""The resolutions that the compact backbone works at, and how views and maps go from one to another."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate, pad
+
+from ..splats import Cameras, Views
 
 NETWORK_STRIDE = 16
 """Images enter the network padded to a multiple of this: the U-Net's coarsest level."""
@@ -76,6 +78,22 @@ class Resolution:
         """Bilinear."""
         height, width = self.image
         return enlarged(maps, self.matching_stride)[..., :height, :width]
+
+
+def reduced(views: Views, longest: int | None) -> Views:
+    """The views with their longer side reduced to `longest` pixels; as they are if they are no larger, or for None."""
+    width, height = views.cameras.width, views.cameras.height
+    if longest is None or max(width, height) <= longest:
+        return views
+    new_width, new_height = (max(1, round(side * longest / max(width, height))) for side in (width, height))
+    Ks = views.cameras.Ks.clone()
+    Ks[:, 0] *= new_width / width
+    Ks[:, 1] *= new_height / height
+    images = interpolate(
+        views.images.permute(0, 3, 1, 2), (new_height, new_width), mode="bilinear", align_corners=False, antialias=True
+    )
+    cameras = Cameras(views.cameras.viewmats, Ks, new_width, new_height)
+    return Views(images.permute(0, 2, 3, 1).clamp(0, 1).contiguous(), cameras, views.near, views.far)
 
 
 def enlarged(maps: Float[Tensor, "B C h w"], factor: int) -> Float[Tensor, "B C H W"]:

@@ -1,24 +1,41 @@
 # SPDX-License-Identifier: Apache-2.0
 """A whole test-time optimisation and its outer loss as one smooth function, for finite differences.
 
-TTO jumps where the depth order flips, a pair crosses a threshold or an L1 sign changes, and where a first gradient changes
-its sign: Adam's first step is a full learning rate either way. So the run is recorded once and replayed at other starts
-and priors with the linearisations and the first step of the record (docs/design.md §7).
+TTO jumps where the depth order flips, a pair crosses a threshold or an L1 sign changes, and where a first gradient
+changes its sign, Adam's first step being a full learning rate either way. So the run is recorded once and replayed at
+other starts and priors with the linearisations and the first step of the record (docs/design.md §7).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from ..rasterization import Linearization, linearize
-from ..solver import TTOConfig
+from ..solver import BackwardConfig, TTOConfig
+from ..solver.backward import FinishedTTO
+from ..solver.backward.adjoint import Adjoint
+from ..solver.backward.protocol import RerunSteps
+from ..solver.backward.tape import RecomputationTape
 from ..solver.image_loss import ImageObjective
-from ..solver.inner import Adam, InnerOptimizer, InnerPoint, InnerState, InnerStep, Trajectory, run_trajectory
+from ..solver.inner import (
+    Adam,
+    DifferentiableOptimizer,
+    InnerOptimizer,
+    InnerPoint,
+    InnerState,
+    InnerStep,
+    StepObserver,
+    StepRecord,
+    Trajectory,
+    rerun_steps,
+    run_trajectory,
+)
+from ..solver.inner.adam import AdamAdjoint
 from ..solver.prior import Prior
 from ..solver.problem import DecidedProblem, InnerProblem, SceneProblem
 from ..splats import GROUPS, Cameras, Gaussians, Views
@@ -86,10 +103,10 @@ class FrozenTTO:
                 return other.linearize(gaussians)
 
             rounded = start.to(dtype=decided_in), multiplier.to(decided_in)
-            _run(config, replace(other, linearize=watched), optimizer, *rounded, scale)
+            _Run.of(config, optimizer, *rounded, scale).trajectory(replace(other, linearize=watched))
             problem = DecidedProblem(scene(context), other, places)
             optimizer = _with_first_step(optimizer, places)
-        trajectory = _run(config, problem, optimizer, start, multiplier, scale, record=True)
+        trajectory = _Run.of(config, optimizer, start, multiplier, scale).trajectory(problem, record=True)
         if decided_in is None:
             outer = around(targets.cameras, start.unflatten(trajectory.theta))
             steps = [evaluation.linearization.gaussians for evaluation in (trajectory.record or [])[:2]]
@@ -101,29 +118,107 @@ class FrozenTTO:
     def __call__(self, start: Float[Tensor, " P"], multiplier: Float[Tensor, " P"]) -> float:
         """The outer loss at another start and another λ."""
         gaussians = self.start.unflatten(start)
-        run = _run(self.config, self.trajectory.replay(), self.optimizer, gaussians, multiplier, self.scale)
+        run = _Run.of(self.config, self.optimizer, gaussians, multiplier, self.scale).trajectory(
+            self.trajectory.replay()
+        )
         rgb = self.outer.at(gaussians.unflatten(run.theta)).rgb
         return float((rgb - self.targets.images).double().square().mean())
 
+    @torch.no_grad()
+    def gradient(
+        self, start: Float[Tensor, " P"], multiplier: Float[Tensor, " P"]
+    ) -> tuple[Float[Tensor, " P"], Float[Tensor, " P"]]:
+        """(∂L_out/∂θ⁰, ∂L_out/∂λ) of this function by the exact adjoint: what differences tend to.
 
-@dataclass(frozen=True)
-class _FirstStepTaken:
+        Raises:
+            TypeError: an inner optimiser without an adjoint.
+        """
+        if not isinstance(self.optimizer, DifferentiableOptimizer):
+            raise TypeError(f"{type(self.optimizer).__name__} has no adjoint")
+        gaussians, problem = self.start.unflatten(start), self.trajectory.replay()
+        run = _Run.of(self.config, self.optimizer, gaussians, multiplier, self.scale)
+        tape = RecomputationTape(run.rerun(problem), self.config.num_steps)
+        finished = run.finished(problem, run.trajectory(problem, observer=tape), tape)
+        outer = self.outer.at(gaussians.unflatten(finished.theta))
+        error = outer.rgb - self.targets.images
+        result = Adjoint(BackwardConfig())(finished, outer.vjp(2.0 / error.numel() * error).flatten())
+        assert result.multiplier is not None
+        return result.start, result.multiplier
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """What an optimisation is beside its problem."""
+
+    config: TTOConfig
+    optimizer: InnerOptimizer
+    start: Gaussians
+    prior: Prior
+    frozen: frozenset[str]
+
+    @staticmethod
+    def of(
+        config: TTOConfig, optimizer: InnerOptimizer, start: Gaussians, multiplier: Tensor, scale: dict[str, float]
+    ) -> _Run:
+        prior = Prior(start.flatten().clone(), multiplier, [scale[name] for name in GROUPS], start.group_slices())
+        return _Run(config, optimizer, start, prior, frozenset(config.frozen_groups))
+
+    def trajectory(
+        self, problem: InnerProblem, record: bool = False, observer: StepObserver | None = None
+    ) -> Trajectory:
+        return run_trajectory(
+            problem,
+            self.start,
+            self.optimizer,
+            self.config.num_steps,
+            self.prior,
+            frozen=self.frozen,
+            record=record,
+            observer=observer,
+        )
+
+    def rerun(self, problem: InnerProblem) -> RerunSteps:
+        def rerun(theta: Tensor, state: InnerState, first_step: int, num_steps: int, observer: StepObserver) -> None:
+            state = state or self.optimizer.init(self.start)
+            settings = (self.start, self.optimizer, self.prior, self.frozen)
+            rerun_steps(problem, *settings, theta, state, first_step, num_steps, observer)
+
+        return rerun
+
+    def finished(self, problem: InnerProblem, trajectory: Trajectory, tape: StepObserver) -> FinishedTTO:
+        return FinishedTTO(
+            problem=problem,
+            template=self.start,
+            prior=self.prior,
+            trajectory=trajectory,
+            frozen=self.frozen,
+            pcg=self.config.pcg,
+            optimizer=self.optimizer,
+            observer=tape,
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _FirstStepTaken(Adam):
     """Adam whose first step is the one given, and its moments those of the gradients that come."""
 
-    adam: Adam
     change: Float[Tensor, " P"]
 
-    def init(self, theta: Gaussians) -> InnerState:
-        return self.adam.init(theta)
-
-    def rates(self, step: int) -> dict[str, float]:
-        return self.adam.rates(step)
-
     def step(self, state: InnerState, point: InnerPoint, out: Float[Tensor, " P"]) -> InnerStep:
-        done = self.adam.step(state, point, out)
+        done = super().step(state, point, out)
         if state["step"] == 1:
             torch.add(point.theta, self.change, out=out)
         return done
+
+    def adjoint(self, template: Gaussians, frozen: frozenset[str]) -> AdamAdjoint:
+        return _FirstStepAdjoint(self, template, frozen)
+
+
+class _FirstStepAdjoint(AdamAdjoint):
+    def pull(self, record: StepRecord, cotangent: Float[Tensor, " P"]) -> Float[Tensor, " P"]:
+        if record.state["step"] == 1:
+            self.adam = replace(self.adam, epsilon=0.0)  # with which the step depends on the sign of g alone
+        return super().pull(record, cotangent)
 
 
 def _with_first_step(optimizer: InnerOptimizer, steps: Sequence[Gaussians]) -> InnerOptimizer:
@@ -131,18 +226,4 @@ def _with_first_step(optimizer: InnerOptimizer, steps: Sequence[Gaussians]) -> I
     if not isinstance(optimizer, Adam) or len(steps) < 2:
         return optimizer
     before, after = (gaussians.flatten().double() for gaussians in steps[:2])
-    return _FirstStepTaken(optimizer, after - before)
-
-
-def _run(
-    config: TTOConfig,
-    problem: InnerProblem,
-    optimizer: InnerOptimizer,
-    start: Gaussians,
-    multiplier: Tensor,
-    scale: dict[str, float],
-    record: bool = False,
-) -> Trajectory:
-    prior = Prior(start.flatten().clone(), multiplier, [scale[name] for name in GROUPS], start.group_slices())
-    frozen = frozenset(config.frozen_groups)
-    return run_trajectory(problem, start, optimizer, config.num_steps, prior, frozen=frozen, record=record)
+    return _FirstStepTaken(**{f.name: getattr(optimizer, f.name) for f in fields(optimizer)}, change=after - before)

@@ -50,7 +50,7 @@ def compare_modes(options: Gradcheck, config: TTOConfig, start: Gaussians, conte
         f"{options.precision}; cos, error and decrease are relative to the exact adjoint"
     )
     print_table(f"gradcheck {options.scene.data}", summaries, caption)
-    if options.directions:
+    if options.directions or options.precision == "float32":
         shown = [row for row in details if row["mode"] == options.modes[0]]
         print_table(f"{options.modes[0]} per group", shown, "of the other modes: in the JSON")
     if options.json is not None:

@@ -44,6 +44,9 @@ class Reconstruct:
     """Steps of test-time optimisation; default: as the network was trained for; 0: prediction alone."""
     max_size: int | None = None
     """Longest side of the photographs; default: as in training."""
+    network_size: int | None = None
+    """Longest side of the photographs as the network sees them; it predicts a Gaussian for every pixel of these, and
+    test-time optimisation then sees `max_size`. Compact network only; default: as its weights say."""
     hold_out: bool = False
     """Hold every 8th photograph out, and compare with it before and after optimisation."""
     nerfstudio_run: bool = True
@@ -57,7 +60,7 @@ class Reconstruct:
 
         from ..data import SceneError
         from ..training.inference import reconstruct
-        from ..training.weights import open_weights
+        from ..training.weights import at_working_size, open_weights
         from .tables import make_folder
 
         if not self.data.exists():
@@ -66,6 +69,8 @@ class Reconstruct:
             torch.set_num_threads(self.threads)
         make_folder(self.output)
         network = open_weights(self.weights)
+        if self.network_size is not None:
+            network = at_working_size(network, self.network_size)
         print(f"weights: {network.checkpoint} after {network.step} steps, sha256 {network.sha256}")
         scene = self._scene(network)
         sampler = self._sampler(network, scene)

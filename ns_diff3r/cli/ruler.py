@@ -194,6 +194,10 @@ class Ruler:
             found[name] = Differences(part, torch.stack(lines), torch.tensor(values, dtype=torch.float64))
         return found
 
+    def gradient(self) -> dict[str, Float[Tensor, " P"]]:
+        """∂L_out/∂θ⁰ and ∂L_out/∂λ of the frozen function, by the exact adjoint in float64."""
+        return dict(zip(("θ⁰", "λ"), self.recorded.gradient(self.start, self.multiplier), strict=True))
+
     def decrease(self, gradient: Float[Tensor, " P"], multiplier: bool, size: float) -> float:
         """How far L_out falls after one step against the gradient, steepest in units, largest change `size` units, and
         the optimisation run again with everything that jumps frozen."""
@@ -227,6 +231,7 @@ def measure_modes(
     ruler = Ruler(problem, exact, dtype)
     steps = dict(zip(("θ⁰", "λ"), sizes, strict=True))
     truth = {to: ruler.differences(to == "λ", count, size, progress) if count else {} for to, size in steps.items()}
+    wide = ruler.gradient() if dtype != torch.float64 and EXACT in names else None
     steepest = {to: ruler.decrease(_of(exact, to), to == "λ", DECREASE_STEP) for to in truth}
     summary, details = [], []
     for name in names:
@@ -244,6 +249,9 @@ def measure_modes(
                 detail: dict[str, Any] = {"mode": name, "gradient to": to, "group": group}
                 vectors = (gradient * units)[part], (_of(exact, to) * units)[part]
                 detail["cosine to adjoint"], detail["error to adjoint"] = compare_vectors(*vectors)
+                if name == EXACT and wide is not None:
+                    agreement = compare_vectors(vectors[0], (wide[to] * units)[part])
+                    detail["cosine to float64"], detail["error to float64"] = agreement
                 if group in by_group:
                     agreement = by_group[group].agreement(gradient, units)
                     detail["cosine to differences"], detail["error to differences"] = agreement

@@ -216,9 +216,7 @@ class NativeLinearization:
         if dtype == self._dtype:
             return self.at(self.gaussians, "pairs")
         point, cameras = self.gaussians.to(dtype=dtype), self.cameras.to(dtype=dtype)
-        return type(self)(
-            point, cameras, self.config, self._background, "pairs", check_finite=False, _origin=self
-        )
+        return type(self)(point, cameras, self.config, self._background, "pairs", check_finite=False, _origin=self)
 
     def _at(self, gaussians: Gaussians, freeze: Freeze, products: bool) -> NativeLinearization:
         return type(self)(

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from torch import Tensor
-
 from ..rasterization.protocol import Linearization
 from ..splats import Gaussians
 from .image_loss import ImageObjective, LossLinearization

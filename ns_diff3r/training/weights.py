@@ -10,6 +10,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from ..backbones import CompactBackbone, CompactConfig
 from ..backbones.weights.catalogue import find_published
 from ..backbones.weights.fetching import fetch_weights
 from ..backbones.weights.recognising import config_of_weights
@@ -83,6 +84,23 @@ def open_weights(path: str | Path) -> TrainedNetwork:
     module = run.module()
     load_weights(module, weights, str(checkpoint))
     return TrainedNetwork(run, module.eval(), int(state["step"]), checkpoint, sha256_of(checkpoint))
+
+
+def at_working_size(network: TrainedNetwork, longest: int) -> TrainedNetwork:
+    """The same network, which sees photographs reduced to `longest` pixels; see `CompactConfig.working_size`.
+
+    Raises:
+        ValueError: a backbone that has no such setting, or a size that it refuses.
+    """
+    config, backbone = network.settings.backbone, network.module.network.backbone
+    if not isinstance(config, CompactConfig) or not isinstance(backbone, CompactBackbone):
+        raise ValueError(
+            f"{type(config).__name__} sees photographs at the size that test-time optimisation does; only the compact "
+            "backbone has a size of its own"
+        )
+    config = replace(config, working_size=longest)
+    backbone.config = config
+    return replace(network, settings=replace(network.settings, backbone=config))
 
 
 def bundled_or_path(reference: str | Path) -> Path:

@@ -4,6 +4,8 @@ import torch
 
 from ns_diff3r.backbones import CompactBackbone, CompactConfig, tiny_config
 from ns_diff3r.backbones.compact import MIN_SIZE
+from ns_diff3r.backbones.compact_resolution import reduced
+from ns_diff3r.rasterization import render
 from ns_diff3r.splats import Cameras, Gaussians, Views
 from ns_diff3r.splats.frames import Similarity
 from ns_diff3r.splats.rotations import quats_to_rotations, rotations_to_quats
@@ -93,6 +95,36 @@ def test_sizes_that_are_no_multiple_of_the_stride():
         assert prediction.grid == (2, *size)
         assert prediction.features.shape == (prediction.gaussians.num_gaussians, network.feature_dim)
         prediction.gaussians.check_finite()
+
+
+@torch.no_grad()
+def test_a_working_size_predicts_fewer_gaussians_that_leave_no_gaps():
+    views, _ = wall_views(num_views=2, size=(64, 80))
+    network = make_network(0.02, working_size=40)
+    prediction, small = network(views), make_network(0.02)(reduced(views, 40))
+    assert prediction.grid == (2, 32, 40)
+    for name in ("means", "quats", "opacities", "sh0"):
+        torch.testing.assert_close(getattr(prediction.gaussians, name), getattr(small.gaussians, name))
+    pixels, far_behind = slice(0, 2 * 32 * 40), slice(2 * 32 * 40, None)
+    torch.testing.assert_close(prediction.gaussians.scales[far_behind], small.gaussians.scales[far_behind])
+    # At twice the size a quarter of the variance that drawing adds is left; the Gaussians bring the rest.
+    depth = (small.gaussians.means @ views.cameras.viewmats[0, 2, :3] + views.cameras.viewmats[0, 2, 3])[:1280]
+    pixel = depth[:, None] / reduced(views, 40).cameras.Ks[0, 0, 0]
+    variance = (2 * small.gaussians.scales[:1280]).exp() + 0.3 * 0.75 * pixel.square()
+    torch.testing.assert_close((2 * prediction.gaussians.scales[:1280]).exp(), variance, rtol=1e-3, atol=0)
+    alphas = [render(g[pixels], views.cameras).alpha.mean() for g in (prediction.gaussians, small.gaussians)]
+    assert alphas[0] > alphas[1] + 0.1
+
+
+@torch.no_grad()
+def test_a_working_size_that_is_no_smaller_changes_nothing():
+    views, _ = wall_views(num_views=2)
+    network, same = make_network(0.02), make_network(0.02, working_size=40)
+    for a, b in zip(network(views).gaussians.leaves(), same(views).gaussians.leaves(), strict=True):
+        assert torch.equal(a, b)
+    assert reduced(views, None) is views
+    with pytest.raises(ValueError, match="working_size"):
+        CompactConfig(working_size=4)
 
 
 def test_gradients_reach_every_parameter():

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Differences of a whole optimisation with everything discrete as another run decided it."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -8,7 +10,7 @@ from ns_diff3r.cli.frozen_tto import FrozenTTO
 from ns_diff3r.cli.ruler import Problem, Ruler, mode_gradient
 from ns_diff3r.data.generated import pixel_aligned_scene
 from ns_diff3r.rasterization import render
-from ns_diff3r.solver import TTOConfig
+from ns_diff3r.solver import ImageLoss, TTOConfig
 from ns_diff3r.splats import Views
 
 
@@ -46,3 +48,36 @@ def test_decisions_of_the_same_precision_are_its_own(problem):
     moved = start + 1e-4 * torch.randn(start.shape, dtype=start.dtype, generator=torch.Generator().manual_seed(1))
     assert decided(moved, multiplier) == pytest.approx(own(moved, multiplier), rel=1e-12)
     assert decided(start, multiplier) == pytest.approx(own(start, multiplier), rel=1e-12)
+
+
+@pytest.mark.parametrize("decided_in", [None, torch.float32])
+def test_its_gradient_is_what_differences_tend_to(problem, decided_in):
+    start, scale = problem.start.flatten(), dict.fromkeys(problem.start.group_slices(), 1.0)
+    multiplier = torch.full_like(start, 0.5)
+    frozen = FrozenTTO.record(
+        problem.config, problem.start, multiplier, scale, problem.context, problem.targets, decided_in
+    )
+    for gradient, units, at in zip(
+        frozen.gradient(start, multiplier),
+        (problem.units(False), multiplier),
+        (lambda step: frozen(start + step, multiplier), lambda step: frozen(start, multiplier + step)),
+        strict=True,
+    ):
+        step = 1e-4 * units * torch.randn(start.shape, dtype=start.dtype, generator=torch.Generator().manual_seed(2))
+        assert float(gradient @ step) == pytest.approx((at(step) - at(-step)) / 2, rel=1e-5)
+
+
+def test_a_first_gradient_that_changes_its_sign_is_no_jump(problem):
+    """The fit is perfect but for noise, so the first gradients of squares are noise too, and Adam takes full steps."""
+    start, scale = problem.start.flatten(), dict.fromkeys(problem.start.group_slices(), 1.0)
+    multiplier = torch.full_like(start, 0.5)
+    arguments = (problem.start, multiplier, scale, problem.context, problem.targets)
+    one = FrozenTTO.record(replace(problem.config, num_steps=1, loss=ImageLoss("mse", ssim_weight=0.0)), *arguments)
+    step = (
+        1e-3
+        * problem.units(False)
+        * torch.randn(start.shape, dtype=start.dtype, generator=torch.Generator().manual_seed(3))
+    )
+    moved = one(start + step, multiplier) - one(start, multiplier)
+    back = one(start, multiplier) - one(start - step, multiplier)
+    assert moved == pytest.approx(back, rel=0.05)

@@ -57,6 +57,19 @@ def test_photographs_can_be_chosen_and_held_out(weights, tmp_path):
     assert [row["view"] for row in results["figures"]] == ["held out 9"]
 
 
+def test_the_network_may_see_smaller_photographs(weights, tmp_path):
+    options = ("--weights", weights, "--num-context", 2, "--steps", 2, "--max-size", 64)
+    counts = []
+    for size in ((), ("--network-size", 32)):
+        assert reconstruct(EXAMPLE, tmp_path, *options, *size) == 0
+        results = json.loads((tmp_path / "results.json").read_text())
+        counts.append(results["num_gaussians"])
+        assert results["tto"]["loss_curve"][-1] < results["tto"]["loss_curve"][0]
+    pixels = [(64, 48), (32, 24)]
+    backdrop = counts[0] - 2 * pixels[0][0] * pixels[0][1]
+    assert counts[1] == 2 * pixels[1][0] * pixels[1][1] + backdrop
+
+
 def test_the_splat_is_in_the_world_of_the_poses(weights, tmp_path):
     """The same scene in a world ten times as large gives a splat ten times as large."""
     large = tmp_path / "large"
@@ -149,6 +162,7 @@ def test_unusable_weights(make, expected, tmp_path, capsys):
         (("--num-context", 40), "--num-context 40"),
         (("--context", 0, 77), "no view 77"),
         (("--context", 3), "at least two"),
+        (("--network-size", 4), "working_size must be at least 8"),
     ],
 )
 def test_impossible_choices(options, expected, weights, tmp_path, capsys):
