@@ -8,7 +8,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from ns_diff3r.training.weights import open_weights, sha256_of
+from ns_diff3r.training.weights import at_working_size, open_weights, sha256_of
 from ns_diff3r.training.weights_file import MAX_BYTES, ModelCard, write_weights
 
 
@@ -21,8 +21,11 @@ def main() -> None:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--credits", default="")
     parser.add_argument("--max-size", type=int, help="longest side at which commands take photographs by default")
+    parser.add_argument("--working-size", type=int, help="longest side at which the network sees them by default")
     options = parser.parse_args()
     network = open_weights(options.run)
+    if options.working_size is not None:
+        network = at_working_size(network, options.working_size)
     settings = network.settings
     if options.max_size is not None:
         collection = replace(settings.collection, image_size=None, max_size=options.max_size)
