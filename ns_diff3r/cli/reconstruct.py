@@ -31,7 +31,7 @@ class Reconstruct:
 
     data: Path
     """A posed scene (transforms.json or COLMAP), or a folder of photographs."""
-    weights: Path = Path("diff3r")
+    weights: Path = Path("diff3r-wide")
     """Run folder of ns-train diff3r or ns-diff3r fit, a checkpoint in one, the name of weights that come with the
     package, or published weights: a file, or a name that `ns-diff3r weights list` shows."""
     output: Path = Path("outputs/reconstruct")

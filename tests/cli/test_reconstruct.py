@@ -132,7 +132,7 @@ def test_too_few_placed_photographs_are_named(weights, tmp_path, capsys):
 
 def test_with_the_weights_that_come_with_the_package(tmp_path, capsys):
     assert reconstruct(EXAMPLE, tmp_path, "--num-context", 2, "--steps", 3, "--max-size", 48, "--hold-out") == 0
-    assert "diff3r.safetensors" in capsys.readouterr().out
+    assert "diff3r-wide.safetensors" in capsys.readouterr().out
     assert json.loads((tmp_path / "results.json").read_text())["weights"]["step"] > 0
     assert (tmp_path / "scene.ply").is_file()
 
