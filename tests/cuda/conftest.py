@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Work memory comes uninitialised; in these tests it is filled with NaN and large integers."""
 
+import os
 import sys
 
 import pytest
@@ -10,6 +11,7 @@ from ns_diff3r import render
 from ns_diff3r.rasterization.cuda import CudaLinearization
 from ns_diff3r.solver import penalties, preconditioners, ssim, vector_ops
 from ns_diff3r.solver.inner import device_run
+from tests.cuda.pretend_device import pretended
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +19,16 @@ def _poisoned_memory():
     torch.use_deterministic_algorithms(True, warn_only=True)
     yield
     torch.use_deterministic_algorithms(False)
+
+
+@pytest.fixture(autouse=True)
+def _pretended_device(request):
+    """With NS_DIFF3R_PRETEND_DEVICE=1 the tests of a device run on a pretended one (scripts/gpu_check --host)."""
+    if os.environ.get("NS_DIFF3R_PRETEND_DEVICE") != "1" or request.node.get_closest_marker("cuda") is None:
+        yield
+        return
+    with pretended():
+        yield
 
 
 @pytest.fixture
