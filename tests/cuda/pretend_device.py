@@ -95,9 +95,9 @@ def _require_one_device(func: Any, args: Any, kwargs: Any) -> None:
         return
     indices = list(tree_iter(args[1])) if func in INDEXED else []
     for x in tree_iter((args, kwargs)):
-        if isinstance(x, Tensor) and not isinstance(x, PretendTensor) and x.dim() > 0:
-            if not any(x is index for index in indices):
-                raise RuntimeError(f"Expected all tensors to be on the same device, but found cuda:0 and cpu: {func}")
+        here = isinstance(x, Tensor) and not isinstance(x, PretendTensor) and x.dim() > 0
+        if here and not any(x is index for index in indices):
+            raise RuntimeError(f"Expected all tensors to be on the same device, but found cuda:0 and cpu: {func}")
 
 
 class _Move(torch.autograd.Function):
@@ -146,7 +146,7 @@ class _Devices(TorchFunctionMode):
     @staticmethod
     def _to(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         places = [kwargs.pop("device", None), *(a for a in args if _is_device(a))]
-        args = tuple(a for a in args if not _is_device(a) and a is not None)
+        args = tuple(a for a in args if not _is_device(a) and a is not None and not isinstance(a, bool))
         for other in [*args, kwargs.pop("other", None)]:
             if isinstance(other, Tensor):
                 places.append(other.device)
@@ -206,8 +206,8 @@ def pretended() -> Iterator[list[int]]:
     try:
         with (
             mock.patch.multiple(torch.cuda, create=True, **of_torch),
-            mock.patch.object(extension, "cuda", lambda: kernels),
-            mock.patch.object(extension, "has_cuda", lambda: True),
+            mock.patch.object(extension, "cuda", return_value=kernels),
+            mock.patch.object(extension, "has_cuda", return_value=True),
             mock.patch.object(torch.autograd, "_engine_run_backward", backward),
             devices,
         ):
