@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from gpu_benchmark import Problem
+from gpu_problem import Problem
 from torch.profiler import ProfilerActivity
 
 from ns_diff3r import DifferentiableTTO, TTOConfig, Views

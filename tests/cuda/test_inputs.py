@@ -8,6 +8,7 @@ import torch
 
 from ns_diff3r import Gaussians, extension, linearize
 from ns_diff3r.rasterization.cuda import CudaLinearization
+from ns_diff3r.splats import eigen
 from tests.cuda.cuda_cases import PLACES, cuda_linearization, dtypes_at, require
 from tests.cuda.pretend_device import PretendTensor, pretended
 from tests.rasterization.native_cases import BACKGROUNDS, SIZE, all_products, assert_same_image
@@ -106,6 +107,42 @@ def test_a_pretended_device_has_its_rules():
         assert torch.equal((there * torch.tensor(2.0) + here.to(there)).cpu(), torch.full((3,), 3.0))
         with pytest.raises(TypeError, match="float32"):
             linearize(*(x.to(device="cuda") for x in make_scene("generic", 1, 4, 1, (9, 9))))
+
+
+def test_eigenvectors_in_batches_that_cusolver_takes(monkeypatch):
+    """In parts on a device, with the result of all at once; numbers are their own."""
+    random = torch.Generator().manual_seed(0)
+    matrices = torch.randn(3, 7, 4, 4, generator=random, dtype=torch.float64)
+    matrices = matrices + matrices.transpose(-1, -2)
+    expected = torch.linalg.eigh(matrices)
+    sizes = []
+
+    def counted(part, eigh=torch.linalg.eigh):
+        sizes.append(part.shape[:-2].numel())
+        return eigh(part)
+
+    monkeypatch.setattr(eigen, "LARGEST_BATCH", 8)
+    monkeypatch.setattr(torch.linalg, "eigh", counted)
+    with pretended():
+        found = [x.cpu() for x in eigen.symmetric_eigen(matrices.to("cuda"))]
+    assert sizes == [8, 8, 5]
+    for value, want in zip(found, expected, strict=True):
+        assert torch.equal(value, want)
+    values, vectors = eigen.symmetric_eigen(matrices[..., :1, :1])
+    assert torch.equal(vectors @ values[..., None] @ vectors, matrices[..., :1, :1])
+
+
+@pytest.mark.cuda
+def test_more_small_blocks_than_cusolver_takes_at_once():
+    """As many as a network's Gaussians; seen to fail elsewhere beyond 32,000."""
+    require("cuda")
+    if isinstance(torch.ones(1, device="cuda"), PretendTensor):
+        pytest.skip("no cuSOLVER on a pretended device")
+    matrices = torch.randn(70_000, 11, 11, generator=torch.Generator().manual_seed(0)).to("cuda")
+    matrices = matrices @ matrices.transpose(-1, -2)
+    values, vectors = eigen.symmetric_eigen(matrices)
+    again = vectors * values[:, None, :] @ vectors.transpose(-1, -2)
+    assert float((again - matrices).norm()) <= 1e-4 * float(matrices.norm())
 
 
 def _numbers(device):
