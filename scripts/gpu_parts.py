@@ -161,7 +161,7 @@ def profile(machine: Machine) -> Result:
     sections = ["SpeedOfLight", "Occupancy", "LaunchStats", "MemoryWorkloadAnalysis", "WarpStateStats"]
     command = ["ncu", "--clock-control", "none", "--kernel-name-base", "mangled", "--kernel-name", "regex:ns_diff3r"]
     command += [option for section in sections for option in ("--section", section)]
-    command += ["--launch-count", "24", sys.executable, "scripts/gpu_profile.py", "--once"]
+    command += ["--launch-count", "40", sys.executable, "scripts/gpu_profile.py", "--once"]
     counted, text = machine.run(command, LIMITS["profile"] - 120, shown=False)
     (machine.out / "ncu.txt").write_text(text)
     machine.say(f"ncu: exit {counted}, {len(text)} characters in ncu.txt")
