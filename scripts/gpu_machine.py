@@ -32,14 +32,15 @@ class Machine:
     def __init__(self, host: bool, out: Path) -> None:
         self.host, self.out = host, out
         self.deadline = float("inf")
-        out.mkdir(parents=True, exist_ok=True)
+        for folder in (out, BUILD):
+            folder.mkdir(parents=True, exist_ok=True)
         self.environment = dict(os.environ, PYTHONUNBUFFERED="1")
         paths = [str(Path(sys.executable).parent), self.environment.get("PATH", ""), "/usr/local/cuda/bin"]
         self.environment["PATH"] = os.pathsep.join(paths)
         python_path = [str(ROOT), str(ROOT / "scripts"), self.environment.get("PYTHONPATH", "")]
         if importlib.util.find_spec("jaxtyping") is None:
             stand_in = BUILD / "stand_in"
-            stand_in.mkdir(parents=True, exist_ok=True)
+            stand_in.mkdir(exist_ok=True)
             (stand_in / "jaxtyping.py").write_text(JAXTYPING)
             python_path.append(str(stand_in))
         self.environment["PYTHONPATH"] = os.pathsep.join(filter(None, python_path))

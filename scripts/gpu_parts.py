@@ -71,7 +71,6 @@ def tests(machine: Machine) -> Result:
 def run_tests(machine: Machine, what: list[str], name: str, **environment: str) -> Result:
     """pytest on some tests of a device: counts, and the messages of failures."""
     xml = BUILD / f"tests_{name}.xml"
-    xml.parent.mkdir(parents=True, exist_ok=True)
     xml.unlink(missing_ok=True)
     if machine.host:
         environment["NS_DIFF3R_PRETEND_DEVICE"] = "1"
@@ -154,7 +153,9 @@ def profile(machine: Machine) -> Result:
     path = BUILD / "profile.json"
     path.unlink(missing_ok=True)
     device = "pretended" if machine.host else "cuda"
-    status, _ = machine.python("scripts/gpu_profile.py", "--device", device, "--json", str(path), seconds=120)
+    status, _ = machine.python(
+        "scripts/gpu_profile.py", "--device", device, "--json", str(path), seconds=LIMITS["profile"] - 90
+    )
     result: Result = {"status": status, **(json.loads(path.read_text()) if path.exists() else {})}
     if machine.host or machine.tool("ncu") is None:
         return {**result, "left out": "ncu is missing, or there is no device"}
@@ -162,7 +163,7 @@ def profile(machine: Machine) -> Result:
     command = ["ncu", "--clock-control", "none", "--kernel-name-base", "mangled", "--kernel-name", "regex:ns_diff3r"]
     command += [option for section in sections for option in ("--section", section)]
     command += ["--launch-count", "40", sys.executable, "scripts/gpu_profile.py", "--once"]
-    counted, text = machine.run(command, LIMITS["profile"] - 120, shown=False)
+    counted, text = machine.run(command, 90, shown=False)
     (machine.out / "ncu.txt").write_text(text)
     machine.say(f"ncu: exit {counted}, {len(text)} characters in ncu.txt")
     return {**result, "ncu": counted}

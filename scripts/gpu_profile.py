@@ -72,6 +72,8 @@ def main() -> None:
         from tests.cuda.pretend_device import pretended
 
         place = pretended()
+    if arguments.json:
+        arguments.json.parent.mkdir(parents=True, exist_ok=True)
     with place:
         if arguments.once:
             for call in workloads("B").values():
