@@ -242,7 +242,7 @@ def run(pieces: list[str], timer: Timer, path: Path | None, small: bool) -> int:
             row["targets"] = {} if small else judged(piece, row)
         except Exception as error:  # the next piece may work
             traceback.print_exc()
-            row = {"error": f"{type(error).__name__}: {error}"}
+            row = dict[str, Any](error=f"{type(error).__name__}: {error}")
             failed.append(piece)
         row["seconds"] = time.perf_counter() - begin
         report["pieces"][piece] = row
