@@ -19,7 +19,7 @@ from ns_diff3r.solver.backward import BackwardMode
 from ns_diff3r.solver.inner import device_run
 
 
-def run(steps: int) -> None:
+def run(steps: int, size: int) -> None:
     """Render, all products, a frozen point, SSIM, losses, steps, and a TTO with its backward pass."""
     device = "cuda"
     generator = torch.Generator().manual_seed(0)
@@ -27,7 +27,7 @@ def run(steps: int) -> None:
     def noise(like: torch.Tensor) -> torch.Tensor:
         return torch.randn(like.shape, generator=generator).to(like)
 
-    gaussians, cameras = pixel_aligned_scene(image_size=24, num_views=2, sh_degree=1)
+    gaussians, cameras = pixel_aligned_scene(image_size=size, num_views=2, sh_degree=1)
     gaussians, cameras = gaussians.to(device=device), cameras.to(device=device)
     lin = CudaLinearization(gaussians, cameras, RasterizationConfig())
     frozen = CudaLinearization(gaussians, cameras, RasterizationConfig(antialiased=True), freeze="pairs")
@@ -61,13 +61,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--device", default="cuda", choices=["cuda", "pretended"])
     place: Any = nullcontext()
-    steps = device_run.RECORD_FROM
+    steps, size = device_run.RECORD_FROM, 24
     if parser.parse_args().device == "pretended":
         from tests.cuda.pretend_device import pretended
 
-        place, steps = pretended(), 3
+        place, steps, size = pretended(), 2, 8
     with place:
-        run(steps)
+        run(steps, size)
 
 
 if __name__ == "__main__":
