@@ -34,6 +34,8 @@ def current_stream(device: torch.device) -> Iterator[int]:
         yield 0
         return
     with torch.cuda.device(device):
+        # Our runtime is not torch's. A thread of autograd's may not have told the driver yet which device it means.
+        extension.cuda().use_device(torch.cuda.current_device())
         yield torch.cuda.current_stream(device).cuda_stream
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from ..backbones import CompactConfig, UncertaintyHeadConfig
+from ..backbones import BackboneConfig, CompactConfig, UncertaintyHeadConfig
 from ..data.batches import SceneBatch
 from ..data.generated import FAR, NEAR, pixel_aligned_scene
 from ..rasterization import render
@@ -46,7 +46,12 @@ def generated_batch(image_size: int, num_context: int = 2, num_targets: int = 2)
 
 
 def training_step_times(
-    image_size: int, tto_steps: int, pcg_iterations: int | None, rounds: int, backbone: CompactConfig | None = None
+    image_size: int,
+    tto_steps: int,
+    pcg_iterations: int | None,
+    rounds: int,
+    backbone: BackboneConfig | None = None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """One training step of each stage on one scene, gradients and optimiser included; medians over rounds.
 
@@ -59,6 +64,7 @@ def training_step_times(
         pcg_iterations: exactly so many iterations of the solve; None: as many as the default tolerance takes.
         rounds: how often both steps are measured, in turn.
         backbone: settings of the network; default: those of `compact`.
+        device: where network and renderer work; on a CUDA device a step ends when all that it launched has.
     """
     pcg = PCGConfig() if pcg_iterations is None else PCGConfig(tolerance=1e-30, max_iterations=pcg_iterations)
     config = TrainingConfig(
@@ -68,9 +74,9 @@ def training_step_times(
         tto=TTOConfig(num_steps=tto_steps, pcg=pcg),
     )
     network = build_network(backbone or CompactConfig(), UncertaintyHeadConfig())
-    module = TrainingModule(network, config).train()
+    module = TrainingModule(network, config).to(device).train()
     optimizers = GroupOptimizers.make(network.param_groups(), config)
-    batch = generated_batch(image_size)
+    batch = generated_batch(image_size).to(device)
     parts: dict[str, list[float]] = {"tto": [], "solve": [], "iterations": []}
 
     def run(step: int) -> Callable[[], None]:
@@ -79,6 +85,8 @@ def training_step_times(
             output = module([batch], step)
             output.loss.backward()
             optimizers.end_step(step)
+            if device != "cpu":
+                torch.cuda.synchronize(device)
             if step == BILEVEL_STEP:
                 after = output.backward_scalars()
                 parts["tto"].append(output.scalars["seconds_tto"])

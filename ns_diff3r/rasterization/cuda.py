@@ -156,11 +156,21 @@ class CudaPlan:
         with current_stream(self.device) as stream:
             scan = self._scan_work()
             self.plan.project(scan.data_ptr(), scan.numel(), stream)
-            self.plan.room = int(self.memory["record_slots"][-1]) & 0xFFFFFFFF
+            self.plan.room = self.possible(int(self.memory["record_slots"][-1]) & 0xFFFFFFFF)
             self._keep_lists()
             work = self._list_work()
             self.plan.make_lists([x.data_ptr() for x in work], work[-1].numel(), stream)
             self.plan.make_masks(stream)
+
+    def possible(self, intersections: int) -> int:
+        """The number as it is; RuntimeError if kernels gave up counting."""
+        if intersections >= self.module.too_many_intersections:
+            raise RuntimeError(
+                f"{self.num_gaussians} Gaussians cover 2^32 tiles or more of {self.num_views} views of "
+                f"{self.height}x{self.width} pixels: their scales have grown without bound (lower the learning rate of "
+                '"scales"), or there are too many views for one linearisation'
+            )
+        return intersections
 
     def _keep_records(self) -> None:
         """Memory for what is known of every (view, Gaussian)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from ..cuda_launch import current_stream
 from .cuda import CudaPlan
 
 
@@ -24,6 +25,7 @@ class ReservedPlan(CudaPlan):
         self.plan.room = room
         self._keep_lists()
         self._keep_pixels()
-        self.scan_work: Tensor = self._scan_work()
-        self.list_work: list[Tensor] = self._list_work()
+        with current_stream(self.device):  # what cub asks for depends on the device
+            self.scan_work: Tensor = self._scan_work()
+            self.list_work: list[Tensor] = self._list_work()
         self.slots: Tensor = self._empty((room, self.module.vjp_slot))

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..splats.eigen import symmetric_eigen
 from . import vector_ops
 from .native import address, is_native, native
 from .normal_operator import NormalOperator
@@ -169,7 +170,7 @@ class _TorchBlocks:
         matrix = blocks / operator.num_residuals * (self.free[:, None] & self.free[None, :])
         diagonal = matrix.diagonal(dim1=-2, dim2=-1) if strength is None else strength[self.index]
         scaling = torch.where(diagonal > 0, diagonal, 1.0).rsqrt()
-        values, vectors = torch.linalg.eigh(scaling[:, :, None] * matrix * scaling[:, None, :])
+        values, vectors = symmetric_eigen(scaling[:, :, None] * matrix * scaling[:, None, :])
         tolerance = 8 * len(rows) * torch.finfo(blocks.dtype).eps * values.sum(-1, keepdim=True)
         if strength is None:
             useless = ~(values > tolerance)

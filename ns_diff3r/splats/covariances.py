@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .checks import require_finite
+from .eigen import symmetric_eigen
 from .rotations import multiply_matrices, multiply_quats, quats_to_rotations, rotations_to_quats
 
 SCALE_MIN = 1e-9
@@ -59,7 +60,7 @@ def covariances_to_quats_scales(
 
 def _principal_axes(symmetric: Float[Tensor, "*batch 3 3"]) -> Float[Tensor, "*batch 3 3"]:
     """Eigenvectors as columns, the first flipped where needed for a proper rotation."""
-    vectors = torch.linalg.eigh(symmetric).eigenvectors
+    vectors = symmetric_eigen(symmetric)[1]
     handedness = torch.linalg.det(vectors).sign()[..., None, None]
     return torch.cat([vectors[..., :1] * handedness, vectors[..., 1:]], dim=-1)
 

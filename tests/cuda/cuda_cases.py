@@ -13,6 +13,9 @@ from ns_diff3r.rasterization.cuda import CudaLinearization
 HOST_ONLY = [pytest.param("cpu", id="host")]
 PLACES = [*HOST_ONLY, pytest.param("cuda", id="device", marks=pytest.mark.cuda)]
 
+AWAY_FROM_THRESHOLDS = {"generic", "behind", "huge", "dark", "ties", "beyond_clamp"}
+"""Kinds of scenes; one on a threshold is decided differently by two backends in float32."""
+
 
 def require(place: str) -> None:
     """Skip the test, with the reason, where its kernels cannot run."""

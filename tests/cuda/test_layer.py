@@ -6,7 +6,9 @@ import torch
 
 from ns_diff3r import DifferentiableTTO, TTOConfig, Views, render
 from ns_diff3r.solver import PCGConfig
+from ns_diff3r.solver.backward import BackwardMode
 from tests.cuda.cuda_cases import PLACES, dtypes_at, require
+from tests.cuda.pretend_device import pretended
 from tests.scenes import make_scene
 
 
@@ -68,3 +70,19 @@ def test_optimise_and_differentiate(config, preconditioner, place, request):
     for found, want in zip(value, expected, strict=True):
         want = want.double()
         assert float((found.double().cpu() - want).norm()) <= tolerance * float(want.norm())
+
+
+@pytest.mark.parametrize("place", ["pretended", *PLACES[1:]])
+@pytest.mark.parametrize("mode", ["implicit", "adjoint", "truncated", "first_order"])
+def test_every_mode_on_a_device(mode, place):
+    """Against the same mode on the CPU; where there is no device, on a pretended one."""
+    config = {"backward_mode": BackwardMode(mode)}
+    expected = run("cpu", torch.float32, config, "jacobi")
+    if place == "pretended":
+        with pretended():
+            value = [x.cpu() for x in run("cuda", torch.float32, config, "jacobi")]
+    else:
+        require(place)
+        value = run(place, torch.float32, config, "jacobi")
+    for found, want in zip(value, expected, strict=True):
+        assert float((found.cpu() - want).norm()) <= 2e-2 * float(want.norm())

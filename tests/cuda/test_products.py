@@ -6,7 +6,7 @@ import torch
 
 from ns_diff3r import Gaussians, linearize
 from ns_diff3r.splats import GROUPS
-from tests.cuda.cuda_cases import PLACES, cuda_linearization, dtypes_at, require
+from tests.cuda.cuda_cases import AWAY_FROM_THRESHOLDS, PLACES, cuda_linearization, dtypes_at, require
 from tests.rasterization.native_cases import (
     BACKGROUNDS,
     PRESETS_AND_MODES,
@@ -20,9 +20,6 @@ from tests.rasterization.native_cases import (
 from tests.scenes import SCENE_KINDS, make_scene, random_images, random_tangent
 
 ROTATED = [(kind, *PRESETS_AND_MODES[(i + 3) % 6]) for i, kind in enumerate(SCENE_KINDS)]
-# In float32 a scene on a threshold decides differently in two backends; these are the ones that are not.
-AWAY_FROM_THRESHOLDS = {"generic", "behind", "huge", "dark", "ties", "beyond_clamp"}
-
 places = pytest.mark.parametrize("place", PLACES)
 
 

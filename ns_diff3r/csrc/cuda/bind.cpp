@@ -102,6 +102,9 @@ void bind_host(py::module_& module) {
   module.def("skip_barrier", [](int64_t index) { host_settings().skipped = index; },
              "Leave out the barrier with this index in barrier_sites(); -1: none.");
   module.def("launches", [] { return host_settings().launches; }, "How many kernels have been launched so far.");
+  module.def("check_total", [](uintptr_t record_slots, int64_t num_records) {
+    check_total(pointer<uint32_t>(record_slots), num_records, 0);
+  }, "What looks for a sum of intersections that has run over.");
   module.def("kernel_seconds", [] { return std::exchange(host_settings().seconds, 0.0); },
              "Time spent in kernels since the last call.");
   module.def("barrier_sites", &barrier_sites, py::arg("clear") = false, "file:line of all barriers met so far.");
@@ -117,6 +120,7 @@ void bind_all(py::module_& module) {
   bind_host(module);
 #else
   module.def("architectures", &architectures, "What the kernels were compiled for.");
+  module.def("use_device", &use_device, "Launch on this device from now on, in this thread.");
   module.def("runtime_version", &runtime_version, "Version of the CUDA runtime that is linked in, as 1000 major + 10 minor.");
 #endif
   bind_solver(module);
@@ -126,6 +130,7 @@ void bind_all(py::module_& module) {
   module.attr("tangent_slot") = kTangentSlot;
   module.attr("moment_slot") = kMomentSlot;
   module.attr("camera_block") = kCameraBlock;
+  module.attr("too_many_intersections") = kTooMany;
 }
 
 }  // namespace cuda

@@ -55,20 +55,20 @@ NS_KERNEL T relative_tangent(const TangentRecord<T>& t, T dx, T dy) {
   return t.q[0] + dx * (t.q[1] + dx * t.q[3] + dy * t.q[4]) + dy * (t.q[2] + dy * t.q[5]);
 }
 
-// Whether opacity 2^e reaches alpha_min somewhere in a box of pixel centres (with a margin for rounding). The minimum of
-// a convex quadratic over a box that does not hold its centre lies on an edge that faces the centre.
+// Whether opacity 2^e reaches alpha_min somewhere in a box of pixel centres (with a margin for rounding). The maximum of
+// a concave quadratic over a box that does not hold its centre lies on an edge that faces the centre. One kernel counts
+// by this and another one writes what was counted, so here too every operation is spelled out: left to choose, nvcc
+// contracts the first turn of an unrolled loop otherwise than the rest of it, and a count would be one too few.
 template <class T>
 NS_KERNEL bool reaches(const Record<T>& g, T x0, T y0, T span_x, T span_y) {
-  const T a = -g.a, b = -g.b, c = -g.c, zero = T(0);
+  const T zero = T(0);
   const T high_x = g.mean_x - x0, low_x = high_x - span_x, high_y = g.mean_y - y0, low_y = high_y - span_y;
   const T near_x = larger(low_x, smaller(high_x, zero)), near_y = larger(low_y, smaller(high_y, zero));
-  const T half_b = b * T(-0.5);
-  const T along_y = larger(low_y, smaller(high_y, half_b * near_x / c));
-  const T along_x = larger(low_x, smaller(high_x, half_b * near_y / a));
-  const T on_x = near_x * (near_x * a + along_y * b) + along_y * along_y * c;
-  const T on_y = along_x * (along_x * a + near_y * b) + near_y * near_y * c;
-  const T limit = g.tau * T(kLog2E) * T(1.001) + T(1e-3);
-  return on_x <= limit || on_y <= limit;
+  const T half_b = rounded_product(g.b, T(-0.5));
+  const T along_y = larger(low_y, smaller(high_y, rounded_product(half_b, near_x) / g.c));
+  const T along_x = larger(low_x, smaller(high_x, rounded_product(half_b, near_y) / g.a));
+  const T limit = fused(rounded_product(g.tau, T(-kLog2E)), T(1.001), T(-1e-3));
+  return exponent(g, near_x, along_y) >= limit || exponent(g, along_x, near_y) >= limit;
 }
 
 }  // namespace cuda

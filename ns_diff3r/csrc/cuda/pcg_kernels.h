@@ -14,7 +14,7 @@ enum class SolveStatus : int32_t { running = 0, converged = 1, breakdown = 2, ze
 // The scalars of a solve, on the device. history[k] = sqrt(rᵀM⁻¹r / bᵀM⁻¹b) after k iterations.
 struct SolveState {
   double rhs_norm2, rz, step, beta, tolerance;
-  int32_t status, iterations, undo;
+  int32_t status, iterations, undo, unused;
 };
 
 // Where row j of small matrix b lies in a flat vector: offset + (b / inner)·stride + b % inner.

@@ -156,6 +156,21 @@ struct ReprojectKernel {
   }
 };
 
+// A sum of 32 bits that has run over is smaller behind some record than before it. Then the total says so, whichever
+// thread finds it; nothing reads the rest.
+struct CheckTotalKernel {
+  static constexpr int kThreads = 256, kBlocksPerMultiprocessor = 4;
+  using Shared = NoShared;
+  uint32_t* record_slots;
+  int64_t num_records;
+
+  template <class Block>
+  NS_KERNEL void operator()(Block& block, Shared&) const {
+    const int64_t r = block.index() * kThreads + block.thread();
+    if (r < num_records && record_slots[r + 1] < record_slots[r]) record_slots[num_records] = kTooMany;
+  }
+};
+
 // Keys of all intersections, and behind them as many last ones as there is room for more.
 template <class T>
 struct EmitKernel {

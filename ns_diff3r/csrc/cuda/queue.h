@@ -138,6 +138,7 @@ struct Queue {
         once(Queue(Stream(reinterpret_cast<uintptr_t>(recorder), halted)));
       } catch (...) {
         cudaStreamEndCapture(recorder, &graph);
+        if (graph) cudaGraphDestroy(graph);
         cudaStreamDestroy(recorder);
         throw;
       }

@@ -27,9 +27,11 @@ template <class T>
 size_t sort_bytes(int64_t room, int64_t num_tiles);
 size_t scan_bytes(int64_t num_records);
 
-// Records, flags, tiles, counts, and from them record_slots: its last element is the number of intersections.
+// Records, flags, tiles, counts, and from them record_slots: its last element is the number of intersections, 2^32 - 1
+// if that or more.
 template <class T>
 void project(const Scene<T>& scene, void* scan_work, size_t scan_bytes, const Stream& stream);
+void check_total(uint32_t* record_slots, int64_t num_records, const Stream& stream);
 // Entries and tile_offsets.
 template <class T>
 void make_lists(const Scene<T>& scene, const ListWork& work, const Stream& stream);

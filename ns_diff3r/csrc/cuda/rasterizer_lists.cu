@@ -35,6 +35,12 @@ void project(const Scene<T>& scene, void* scan_work, size_t bytes, const Stream&
   using Kernel = ProjectKernel<T>;
   queue.launch(blocks_for(scene.num_records() + 1, Kernel::kThreads), Kernel{scene});
   Queue::scan(scan_work, bytes, scene.counts, scene.record_slots, scene.num_records() + 1, queue.handle());
+  if (double(scene.num_records()) * double(scene.tiles_per_view()) >= double(kTooMany))
+    check_total(scene.record_slots, scene.num_records(), stream);
+}
+
+void check_total(uint32_t* record_slots, int64_t num_records, const Stream& stream) {
+  Queue(stream).launch(blocks_for(num_records, CheckTotalKernel::kThreads), CheckTotalKernel{record_slots, num_records});
 }
 
 template <class T>

@@ -42,6 +42,9 @@ struct alignas(8) Entry {
   uint32_t record, slot;
 };
 
+// The number of intersections where there are 2^32 of them or more.
+constexpr uint32_t kTooMany = 0xffffffffu;
+
 template <class T>
 struct Scene {
   int64_t num_gaussians;

@@ -67,7 +67,7 @@ struct InitializeKernel {
 
   template <class Block>
   NS_KERNEL void operator()(Block& block, Shared&) const {
-    if (block.thread() == 0) *state = {0.0, 0.0, 0.0, 0.0, tolerance, int32_t(SolveStatus::running), 0, 0};
+    if (block.thread() == 0) *state = {0.0, 0.0, 0.0, 0.0, tolerance, int32_t(SolveStatus::running), 0, 0, 0};
   }
 };
 

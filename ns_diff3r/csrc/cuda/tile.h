@@ -174,14 +174,15 @@ NS_KERNEL void sum_cell(Block& block, B& batch, int j, int cell, int lane, bool 
     NS_UNROLL for (int k = 0; k < Sums::kLeft; ++k) if (first + k < end) to[first + k] = values[k];
 }
 
-// Adds up the partial sums of every entry of the batch, into the slots. One barrier in front.
+// Adds up the partial sums of every entry of the batch, into the slots. One barrier in front. Slots are written to their
+// end, since they are read sixteen bytes at a time.
 template <class B, class Block, class T>
 NS_KERNEL void write_slots(Block& block, const B& batch, int count, T* slots) {
   block.sync();
-  for (int k = block.thread(); k < count * B::kSums; k += kTileThreads) {
-    const int j = k / B::kSums, number = k % B::kSums;
+  for (int k = block.thread(); k < count * B::kSlot; k += kTileThreads) {
+    const int j = k / B::kSlot, number = k % B::kSlot;
     const T* const partial = batch.partial + batch.first_partial[j] * B::kSums + number;
-    const int cells = popcount(batch.masks[j]);
+    const int cells = number < B::kSums ? popcount(batch.masks[j]) : 0;
     T sum = T(0);
     for (int c = 0; c < cells; ++c) sum += partial[c * B::kSums];
     slots[int64_t(batch.slots[j]) * B::kSlot + number] = sum;
@@ -191,9 +192,9 @@ NS_KERNEL void write_slots(Block& block, const B& batch, int count, T* slots) {
 // Slots of the entries that no pixel comes to: behind position `reached` of the tile's list.
 template <class B, class Block, class T>
 NS_KERNEL void clear_slots(Block& block, const Scene<T>& scene, const TilePixel<T>& p, int reached, T* slots) {
-  for (int64_t k = block.thread(); k < int64_t(p.count - reached) * B::kSums; k += kTileThreads) {
-    const Entry entry = scene.entries[p.first + reached + k / B::kSums];
-    slots[int64_t(entry.slot) * B::kSlot + k % B::kSums] = T(0);
+  for (int64_t k = block.thread(); k < int64_t(p.count - reached) * B::kSlot; k += kTileThreads) {
+    const Entry entry = scene.entries[p.first + reached + k / B::kSlot];
+    slots[int64_t(entry.slot) * B::kSlot + k % B::kSlot] = T(0);
   }
 }
 

@@ -123,7 +123,8 @@ class DeviceRun:
     def _make_room(self, intersections: int) -> None:
         """Lists for so many intersections and some more, and the run over them."""
         self._plan = self._run = None  # their memory serves the larger ones
-        self._plan = plan = ReservedPlan(self._origin, int(HEADROOM * intersections) + SPARE)
+        room = int(HEADROOM * self._origin.possible(intersections)) + SPARE
+        self._plan = plan = ReservedPlan(self._origin, room)
         at = {name: 0 if tensor is None else tensor.data_ptr() for name, tensor in self._tensors.items()}
         at |= {name: address(vector, self._like) for name, vector in self._vectors.items()}
         at |= {"state": self._written.data_ptr()}
