@@ -83,7 +83,7 @@ def _unwrapped(value: Any) -> Any:
 def native_clock() -> Iterator[NativeClock]:
     """Within the context, calls into the extension are timed; of objects it made before, nothing is."""
     from .. import extension
-    from ..rasterization.native import release_workspaces
+    from ..rasterization.native_plans import release_workspaces
 
     clock = NativeClock()
     release_workspaces()  # plans kept for reuse are not wrapped, and wrapped ones must not stay

@@ -21,7 +21,8 @@ from torch import Tensor
 from ..cuda_launch import current_stream, module_for, suffix_for
 from ..splats import Cameras, Gaussians
 from .config import RasterizationConfig
-from .native import Addresses, NativeLinearization, addresses
+from .native import NativeLinearization
+from .native_plans import Addresses, addresses
 
 _camera_rows: WeakKeyDictionary[Cameras, tuple[tuple[object, ...], Tensor]] = WeakKeyDictionary()
 

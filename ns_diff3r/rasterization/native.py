@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
-from contextlib import suppress
 from dataclasses import asdict
 from functools import cached_property
 from typing import Any
@@ -17,50 +15,8 @@ from torch import Tensor
 from .. import extension
 from ..splats import Cameras, Gaussians
 from .config import RasterizationConfig
+from .native_plans import addresses, background_per_view, new_plan, retire_plan
 from .protocol import Freeze, GaussianBlocks, Rendering, Weights
-
-Addresses = tuple[int, int, int, int, int, int]
-
-# Plans keep their work memory; finished linearisations hand theirs to the next one of their dtype, since a training
-# step or an inner loop makes one after the other and fresh pages cost about as much as the kernels that fill them.
-_idle_plans: dict[torch.dtype, deque[Any]] = {torch.float32: deque(maxlen=2), torch.float64: deque(maxlen=2)}
-
-
-def release_workspaces() -> None:
-    """Give the work memory of finished linearisations back to the system."""
-    for plans in _idle_plans.values():
-        plans.clear()
-
-
-def _new_plan(dtype: torch.dtype) -> Any:
-    if dtype not in _idle_plans:
-        raise TypeError(f"the native backend computes in float32 or float64, not {dtype}")
-    with suppress(IndexError):  # not "if there is one": another thread may take it in between
-        return _idle_plans[dtype].pop()
-    module = extension.cpu()
-    return module.PlanFloat32() if dtype == torch.float32 else module.PlanFloat64()
-
-
-def addresses(gaussians: Gaussians) -> Addresses:
-    """Where the six leaves lie in memory; they must be contiguous, and stay alive while C++ uses them."""
-    means, quats, scales, opacities, sh0, shN = (leaf.data_ptr() for leaf in gaussians.leaves())
-    return means, quats, scales, opacities, sh0, shN
-
-
-def background_per_view(
-    background: Float[Tensor, " 3"] | Float[Tensor, "V 3"] | None, cameras: Cameras
-) -> Float[Tensor, "V 3"]:
-    """The background of every view, float64; black without one. ValueError for another shape or non-finite values."""
-    if background is None:
-        return torch.zeros(cameras.num_views, 3, dtype=torch.float64)
-    value = torch.as_tensor(background, dtype=torch.float64).detach()
-    if value.device.type != "cpu" and value.device != cameras.device:
-        raise ValueError(f"the native backend draws on {cameras.device}; the background is on {value.device}")
-    if tuple(value.shape) not in ((3,), (cameras.num_views, 3)):
-        raise ValueError(f"background must be [3] or [{cameras.num_views}, 3], got {list(value.shape)}")
-    if not torch.isfinite(value).all():
-        raise ValueError("background must be finite")
-    return value.expand(cameras.num_views, 3).contiguous().cpu()
 
 
 class NativeLinearization:
@@ -114,10 +70,10 @@ class NativeLinearization:
     # --- what a backend of other memory does its own way ---
 
     def _new_plan(self) -> Any:
-        return _new_plan(self._dtype)
+        return new_plan(self._dtype)
 
     def _retire_plan(self, plan: Any) -> None:
-        _idle_plans[self._dtype].append(plan)
+        retire_plan(self._dtype, plan)
 
     def _build_plan(self) -> None:
         self._plan.build(

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from ns_diff3r import Gaussians, linearize, render
+from ns_diff3r.data.generated import pixel_aligned_scene
 from ns_diff3r.rasterization import PRESETS
 from tests.rasterization.native_cases import (
     BACKGROUNDS,
@@ -144,3 +145,22 @@ def test_a_gaussian_that_vanished_on_the_way(freeze):
     assert point.jvp(v).isfinite().all()
     for vector in (point.vjp(u), point.gauss_newton(v, u * u), point.vjp_tangent(v, u, u), point.diagonal(u * u)):
         assert vector.flatten().isfinite().all()
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_decisions_can_be_taken_to_another_precision(backend):
+    """Single precision decides at thresholds by rounding; a double-precision twin draws what it decided."""
+    gaussians, cameras = pixel_aligned_scene(24, num_gaussians=120, num_views=2, dtype=torch.float32)
+    single = linearize(gaussians, cameras, backend=backend)
+    double = single.to(torch.float64)
+    assert double.gaussians.dtype == double.cameras.dtype == double.rgb.dtype == torch.float64
+    assert torch.equal(double.gaussians.means, gaussians.means.double())
+    assert torch.equal(double.visible, single.visible)
+    torch.testing.assert_close(double.rgb.float(), single.rgb, rtol=0, atol=5e-6)
+    moved = double.gaussians.map(lambda leaf: leaf + 1e-3)
+    assert torch.equal(double.at(moved).visible, single.visible)  # all decisions stay
+    own = linearize(double.gaussians, double.cameras, backend=backend, freeze="pairs")
+    torch.testing.assert_close(double.to(torch.float32).to(torch.float64).rgb, double.rgb, rtol=0, atol=0)
+    u = torch.rand(double.rgb.shape, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    if torch.equal(own.visible, double.visible):
+        torch.testing.assert_close(double.vjp(u).flatten(), own.vjp(u).flatten(), rtol=1e-9, atol=1e-9)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from ns_diff3r import Cameras, linearize, render
-from ns_diff3r.rasterization.native import release_workspaces
+from ns_diff3r.rasterization.native_plans import release_workspaces
 from tests.rasterization.native_cases import BACKGROUNDS, all_products
 from tests.scenes import make_scene, random_images
 
