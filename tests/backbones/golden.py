@@ -7,6 +7,7 @@ import re
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -23,13 +24,18 @@ def golden_folder() -> Path:
     return Path(os.environ.get(VARIABLE) or shared_path("golden"))
 
 
-def golden_files(pattern: str) -> list:
-    """Parameters for a test: every matching .npz, or one that is skipped with the reason."""
-    files = sorted(golden_folder().glob(pattern))
+def golden_files(prefix: str) -> list:
+    """Parameters for a test: every .npz whose name begins so, or one that is skipped with the reason."""
+    files = sorted(golden_folder().glob(f"{prefix}*.npz"))
     if not files:
-        reason = f"no {pattern} in {golden_folder()} (set ${VARIABLE} to a folder of official outputs)"
+        reason = f"no {prefix}*.npz in {golden_folder()} (set ${VARIABLE} to a folder of official outputs)"
         return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="none")]
     return [pytest.param(path, id=path.stem) for path in files]
+
+
+def unknown_file(path: Path, expected: str) -> NoReturn:
+    """The failure of a test that was given a file it cannot compare with."""
+    pytest.fail(f"{path}: no configuration of this name is known here; names are {expected}", pytrace=False)
 
 
 def golden_keys(name: str) -> dict[str, list[int]]:
@@ -103,12 +109,15 @@ class Comparison:
         self.errors: dict[str, tuple[float, float]] = {}
 
     def add(self, name: str, actual: Tensor, expected: Tensor, limit: float) -> None:
+        """`name`: of the stored array."""
         self.errors[name] = (worst(actual, expected), limit)
 
     def add_error(self, name: str, error: Tensor, limit: float) -> None:
         self.errors[name] = (float(error), limit)
 
-    def check(self) -> None:
+    def check(self, golden: Golden, inputs: set[str]) -> None:
+        """Every array of the file but the `inputs` was compared, and lies within its limit."""
+        assert golden.arrays.keys() - inputs == self.errors.keys(), "stored arrays are not those that were compared"
         lines = [f"{name:24s} {error:.2e} (limit {limit:.0e})" for name, (error, limit) in self.errors.items()]
         print("\n".join(lines))
         assert all(error <= limit for error, limit in self.errors.values()), "\n" + "\n".join(lines)
