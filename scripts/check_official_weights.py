@@ -29,6 +29,7 @@ from ns_diff3r.backbones.weights.catalogue import CATALOGUE
 from ns_diff3r.backbones.weights.fetching import WeightsError, fetch_weights
 from ns_diff3r.backbones.weights.loading import load_published_weights
 from ns_diff3r.backbones.weights.recognising import config_of_weights
+from ns_diff3r.data import SceneError
 from ns_diff3r.data.chunk_scenes import chunk_scene
 from ns_diff3r.data.chunks import ChunkFolder
 from ns_diff3r.data.evaluation_index import IndexEntry, read_evaluation_index
@@ -105,7 +106,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if (options.data is None) != (options.index is None) or (options.data and options.subset):
         parser.error("give --data and --index together, or --subset")
     data, file = fetch_subset(options.subset) if options.subset else (options.data, options.index)
-    folder, index = (ChunkFolder(data), read_evaluation_index(file)) if data else (None, {})
+    try:
+        folder, index = (ChunkFolder(data), read_evaluation_index(file)) if data else (None, {})
+    except SceneError as error:
+        raise SystemExit(str(error)) from error
     failed = 0
     for reference in options.weights or [file.name for file in CATALOGUE]:
         print(reference)

@@ -15,14 +15,8 @@ from .reading import read_weights
 
 _UNUSABLE = {
     ("da3.", "da3_metric."): "Depth Anything 3 NESTED, which is not used here: take da3-giant or da3-giant-1.1",
-    (
-        "pretrained.cls_token",
-        "regressor.",
-    ): "the depth branch of DepthSplat alone: take one of its files with Gaussians",
-    (
-        "pretrained.cls_token",
-        "depth_head.",
-    ): "Depth Anything V2, with which DepthSplat's training began: take DepthSplat's",
+    ("pretrained.", "regressor."): "the depth branch of DepthSplat alone: take one of its files with Gaussians",
+    ("pretrained.", "depth_head."): "Depth Anything V2, with which DepthSplat's training began: take DepthSplat's",
 }
 """What the names of some published files begin with that users may come with."""
 
