@@ -20,7 +20,7 @@ class LoadedWeights:
     """Which weights a backbone holds.
 
     Attributes:
-        reference: as it was asked for.
+        reference: as it was asked for; of a file, its absolute path.
         path: the file.
         sha256: of the file, in hexadecimal.
         random: prefixes of the parts that the file has not, and that stay random.
@@ -53,6 +53,8 @@ def load_published_weights(
     for prefix in random:
         say(f"{path}: has no {prefix.rstrip('.')}; that part begins with random weights")
     say(f"weights of {path.name}, SHA-256 {digest}")
+    if Path(reference).expanduser().is_file():
+        reference = str(path.resolve())
     return LoadedWeights(reference, path, digest, random)
 
 
