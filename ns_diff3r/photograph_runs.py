@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`ns-train diff3r-da3 --data PHOTOGRAPHS`: a folder without poses becomes a scene within the run."""
+"""`ns-train diff3r-da3 --data PHOTOGRAPHS`: folders without poses become scenes within the run."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from .backbones import DepthAnything3Config
 from .compat import resolve_device_type
 from .data.generated_settings import lasting
-from .data.unposed import is_unposed
+from .data.unposed import unposed_folders
 from .dataparser import Diff3RDataParserConfig
 from .run_checks import say, warnings_on_console
-from .training.posing import POSES, posed_scene
+from .training.posing import POSES, posed_scenes
 from .training.run import RunSettings
 
 if TYPE_CHECKING:
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 def pose_photographs(config: Diff3RTrainerConfig) -> None:
-    """Replace photographs without poses, as the config's data, by the scene that its network makes of them.
+    """Replace photographs without poses, as the config's data, by the scenes that its network makes of them.
 
-    The scene is in <run>/poses, and config.yml names it, so that ns-eval, ns-viewer, ns-render and ns-export read it. A
+    They are in <run>/poses, and config.yml names them, so that ns-eval, ns-viewer, ns-render and ns-export read them. A
     run that is continued takes the poses of the run that it continues. Other data, other dataparsers and networks that
     predict no poses are left as they are.
 
     Raises:
-        SceneError, ValueError: as `posed_scene`.
+        SceneError, ValueError: as `posed_scenes`.
     """
     data, model = config.pipeline.datamanager, config.pipeline.model
     path = data.data or data.dataparser.data
     predicts = isinstance(model.backbone, DepthAnything3Config) and model.backbone.poses == "predicted"
-    if not predicts or not isinstance(data.dataparser, Diff3RDataParserConfig) or not is_unposed(path):
+    if not predicts or not isinstance(data.dataparser, Diff3RDataParserConfig) or not unposed_folders(path):
         return
     settings = RunSettings(
         data=lasting(path),
@@ -45,7 +45,7 @@ def pose_photographs(config: Diff3RTrainerConfig) -> None:
     )
     folder = _continued(config) or config.get_base_dir()
     with warnings_on_console():
-        scene = posed_scene(settings, folder, resolve_device_type(config.machine.device_type), say)
+        scene = posed_scenes(settings, folder, resolve_device_type(config.machine.device_type), say)
     config.data = data.data = data.dataparser.data = lasting(scene)
 
 

@@ -47,7 +47,7 @@ class FitDepthAnything3(Fit):
 
     Does the steps of `ns-train diff3r-da3` in a plain loop. Interrupted or killed, the same command continues the run.
     Size by --backbone.size; --backbone.checkpoint None begins with random weights. --data may be photographs without
-    poses: one pass of the network gives them, in output/poses.
+    poses, or several folders of them: one pass of the network each gives them, in output/poses.
     """
 
     backbone: DepthAnything3Config = field(default_factory=DA3.backbone)  # pyright: ignore[reportIncompatibleVariableOverride]
@@ -60,11 +60,11 @@ class FitDepthAnything3(Fit):
     """Choice of context and target views."""
 
     def settings(self) -> RunSettings:
-        """What determines the run; of photographs without poses, the scene that the network makes of them first."""
-        from ..data.unposed import is_unposed
-        from ..training.posing import posed_scene
+        """What determines the run; of photographs without poses, what the network makes of them first."""
+        from ..data.unposed import unposed_folders
+        from ..training.posing import posed_scenes
 
         given = super().settings()
-        if self.backbone.poses != "predicted" or not is_unposed(self.data):
+        if self.backbone.poses != "predicted" or not unposed_folders(self.data):
             return given
-        return replace(given, data=lasting(posed_scene(given, self.output, chosen_device(self.device))))
+        return replace(given, data=lasting(posed_scenes(given, self.output, chosen_device(self.device))))

@@ -64,7 +64,7 @@ class Check:
         import torch
 
         from ..backbones.weights.fetching import fetch_weights
-        from ..backbones.weights.loading import check_fit
+        from ..backbones.weights.loading import check_finite, check_fit
         from ..backbones.weights.reading import read_weights
         from ..backbones.weights.recognising import config_for, prefixes_of_all
 
@@ -75,6 +75,7 @@ class Check:
         with torch.device("meta"):
             backbone: Any = config_for(shapes, str(path)).setup()
         random = check_fit(backbone, shapes, str(path))
+        check_finite(state, str(path))
         print(f"fits {type(backbone).__name__}, {backbone.identify(shapes)}: every name and shape agrees")
         for prefix in random:
             print(f"it has no {prefix.rstrip('.')}, which begins with random weights")

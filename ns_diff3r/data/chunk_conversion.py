@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -75,12 +76,17 @@ def _examples(
             images.append(bytes_tensor(content))
             rows.append(_row(size, frame.camera_to_world))
         yield {
-            "key": re.sub(r"[^\w.-]+", "_", name),
+            "key": _plain(name),
             "url": "",
             "timestamps": torch.arange(len(images)),
             "cameras": torch.from_numpy(np.stack(rows)),
             "images": images,
         }
+
+
+def _plain(name: str) -> str:
+    """A name that stays within the folder that it is used in."""
+    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "_"
 
 
 def _stored(frame: Frame, max_size: int | None) -> tuple[bytes, Intrinsics]:
@@ -112,18 +118,23 @@ def chunks_to_scenes(
 
     Args:
         folder: of chunks.
-        output: folder of the scenes; one sub-folder per key.
+        output: folder of the scenes; one sub-folder per key, where characters that no file name should have are `_`.
         keys: of the scenes; all if none is given.
         progress: called with the key of each scene when it begins.
 
     Raises:
-        SceneError: an unknown key, or a scene that cannot be read.
+        SceneError: an unknown key, a scene that cannot be read, or two keys that would share a sub-folder.
     """
     chosen = list(keys) or folder.keys
-    for key in chosen:
+    names = [_plain(key) for key in chosen]
+    counts = Counter(names)
+    shared = [key for key, name in zip(chosen, names, strict=True) if counts[name] > 1]
+    if shared:
+        raise SceneError(f"{folder.path}: scenes {shared[0]!r} and {shared[1]!r} would share a folder in {output}")
+    for key, name in zip(chosen, names, strict=True):
         if progress is not None:
             progress(key)
-        scene, target = chunk_scene(folder, key), output / key
+        scene, target = chunk_scene(folder, key), output / name
         (target / "images").mkdir(parents=True, exist_ok=True)
         entries = []
         for frame in scene.frames:

@@ -49,13 +49,34 @@ class UnposedPhotographs:
         return Intrinsics(fx * across, fy * down, cx * across + left, cy * down + top, size.width, size.height)
 
 
-def is_unposed(path: str | Path) -> bool:
-    """Whether a folder holds photographs and nothing that says where they were taken: no scene, no chunks, no scenes in
-    its sub-folders."""
+def unposed_folders(path: str | Path) -> dict[str, Path]:
+    """Folders of photographs where nothing says from where these were taken, by name: `path` itself under the name ".",
+    or else all such folders at most three levels below it, named by their way from there.
+
+    None where there is a posed scene, or chunks: then these are meant. A folder whose photographs are in its sub-folder
+    `images` is found once, whatever else it holds (such as `images_2`).
+    """
     path = Path(path)
-    if not path.is_dir() or is_scene(path) or not has_photographs(path) or chunk_folders(path):
-        return False
-    return not any(path.glob("transforms*.json")) and not any(is_scene(folder) for folder in find_scenes(path))
+    if not path.is_dir() or _says_poses(path) or chunk_folders(path):
+        return {}
+    below = find_scenes(path)
+    if any(is_scene(folder) for folder in below):
+        return {}
+    if has_photographs(path):
+        return {".": path}
+    folders = dict.fromkeys(_topmost(folder, path) for folder in below)
+    return {folder.relative_to(path).as_posix(): folder for folder in folders if not _says_poses(folder)}
+
+
+def _says_poses(folder: Path) -> bool:
+    """Whether it is a scene, also of a format that is not read here (its error says so)."""
+    return is_scene(folder) or any(folder.glob("transforms*.json"))
+
+
+def _topmost(folder: Path, root: Path) -> Path:
+    """The highest folder on the way from below `root` down to `folder` that has photographs."""
+    way = [parent for parent in folder.parents if root in parent.parents]
+    return next((parent for parent in reversed(way) if has_photographs(parent)), folder)
 
 
 def load_unposed(path: str | Path, max_size: int, most: int) -> UnposedPhotographs:

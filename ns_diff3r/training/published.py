@@ -8,6 +8,7 @@ SHA-256 of the file it came from. Whoever loads it fetches the file again and ch
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from torch import Tensor
 
@@ -86,6 +87,8 @@ def _load_named(network: Diff3RNetwork, mark: Tensor, say: Callable[[str], None]
     backbone = network.backbone
     if not isinstance(backbone, PretrainedBackbone):
         raise WeightsError(f"the checkpoint names published weights ({reference}), but its backbone takes none")
-    if backbone.config.checkpoint not in (None, OFFICIAL):  # the file may lie elsewhere now
-        reference = backbone.config.checkpoint
+    named = backbone.config.checkpoint
+    # The file may lie elsewhere now; or the settings name it from the folder that the run was begun in.
+    if named not in (None, OFFICIAL) and (Path(named).expanduser().is_file() or not Path(reference).is_file()):
+        reference = named
     network.published = load_published_weights(backbone, reference, digest, say)

@@ -5,8 +5,10 @@ import json
 import os
 import re
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 
 from tests.conftest import shared_path
 
+Measure = Callable[[Tensor, Tensor], Tensor]
 VARIABLE = "NS_DIFF3R_GOLDEN"
 
 
@@ -23,13 +26,18 @@ def golden_folder() -> Path:
     return Path(os.environ.get(VARIABLE) or shared_path("golden"))
 
 
-def golden_files(pattern: str) -> list:
-    """Parameters for a test: every matching .npz, or one that is skipped with the reason."""
-    files = sorted(golden_folder().glob(pattern))
+def golden_files(prefix: str) -> list:
+    """Parameters for a test: every .npz whose name begins so, or one that is skipped with the reason."""
+    files = sorted(golden_folder().glob(f"{prefix}*.npz"))
     if not files:
-        reason = f"no {pattern} in {golden_folder()} (set ${VARIABLE} to a folder of official outputs)"
+        reason = f"no {prefix}*.npz in {golden_folder()} (set ${VARIABLE} to a folder of official outputs)"
         return [pytest.param(None, marks=pytest.mark.skip(reason=reason), id="none")]
     return [pytest.param(path, id=path.stem) for path in files]
+
+
+def unknown_file(path: Path, expected: str) -> NoReturn:
+    """The failure of a test that was given a file it cannot compare with."""
+    pytest.fail(f"{path}: no configuration of this name is known here; names are {expected}", pytrace=False)
 
 
 def golden_keys(name: str) -> dict[str, list[int]]:
@@ -90,31 +98,48 @@ class Golden:
         return self.arrays[name]
 
 
-def worst(actual: Tensor, expected: Tensor) -> float:
-    """Largest absolute difference of two tensors of equal shape."""
-    assert actual.shape == expected.shape, (tuple(actual.shape), tuple(expected.shape))
-    return float((actual.detach().double() - expected.double()).abs().max())
+def worst(actual: Tensor, expected: Tensor) -> Tensor:
+    """Largest absolute difference."""
+    return (actual.double() - expected.double()).abs().max()
+
+
+def worst_inverse(actual: Tensor, expected: Tensor) -> Tensor:
+    """Largest absolute difference of the inverses."""
+    return worst(1 / actual, 1 / expected)
+
+
+def worst_relative(actual: Tensor, expected: Tensor) -> Tensor:
+    """Largest difference, relative to the expected value where that is above 1."""
+    return ((actual - expected).abs() / expected.abs().clamp_min(1)).max()
+
+
+def worst_quaternion(actual: Tensor, expected: Tensor) -> Tensor:
+    """Largest difference, up to the sign of each quaternion."""
+    signs = torch.where((actual * expected).sum(-1, keepdim=True) < 0, -1.0, 1.0)
+    return worst(signs * actual, expected)
 
 
 class Comparison:
-    """Differences by name, checked against their limits together, so that a failure shows where it begins."""
+    """Differences from the arrays of a file, checked together, so that a failure shows where it begins."""
 
-    def __init__(self) -> None:
+    def __init__(self, golden: Golden) -> None:
+        self.golden = golden
         self.errors: dict[str, tuple[float, float]] = {}
 
-    def add(self, name: str, actual: Tensor, expected: Tensor, limit: float) -> None:
-        self.errors[name] = (worst(actual, expected), limit)
+    def add(self, name: str, actual: Tensor, limit: float, measure: Measure = worst) -> None:
+        """Of the array `name`, if the file has it; a batch of one scene is dropped from it."""
+        if name not in self.golden.arrays:
+            return
+        expected = self.golden[name]
+        expected = expected[0] if expected.ndim > actual.ndim else expected
+        assert actual.shape == expected.shape, (name, tuple(actual.shape), tuple(expected.shape))
+        self.errors[name] = (float(measure(actual.detach(), expected)), limit)
 
-    def add_error(self, name: str, error: Tensor, limit: float) -> None:
-        self.errors[name] = (float(error), limit)
-
-    def check(self) -> None:
+    def check(self, inputs: set[str]) -> None:
+        """Every array of the file but the `inputs` was compared, and lies within its limit."""
         lines = [f"{name:24s} {error:.2e} (limit {limit:.0e})" for name, (error, limit) in self.errors.items()]
         print("\n".join(lines))
+        stored = self.golden.arrays.keys() - inputs
+        assert stored, f"{self.golden.path}: no outputs"
+        assert not stored - self.errors.keys(), f"{self.golden.path}: not compared: {stored - self.errors.keys()}"
         assert all(error <= limit for error, limit in self.errors.values()), "\n" + "\n".join(lines)
-
-
-def quaternion_error(actual: Tensor, expected: Tensor) -> Tensor:
-    """Largest difference, up to the sign of each quaternion."""
-    signs = torch.where((actual * expected).sum(-1, keepdim=True) < 0, -1.0, 1.0)
-    return (signs * actual - expected).abs().max()

@@ -99,6 +99,16 @@ def test_files_of_something_else(tmp_path, content):
         read_weights(tmp_path / "file.pth")
 
 
+@pytest.mark.parametrize("name", ["file.pth", "model.safetensors"])
+@pytest.mark.parametrize(
+    "text", ["<!doctype html><html>not found</html>", "version https://git-lfs.github.com/spec/v1\n"]
+)
+def test_a_page_or_a_pointer_instead_of_the_file(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(WeightsError, match=f"text that begins '{text[:9]}"):
+        read_weights(tmp_path / name)
+
+
 def test_official_names_are_loaded_to_the_bit(tmp_path, backbone):
     torch.manual_seed(1)
     other = DepthSplatBackbone(DepthSplatConfig())
@@ -139,6 +149,24 @@ def test_settings_of_another_model_are_named():
     assert "these settings are of size small, recipe re10k" in text
     assert len(text) < 3000
     assert check_fit(on_meta(size="base", recipe="dl3dv"), shapes, "file.pth") == ()
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        ({"model.backbone.pretrained.camera_token": (1, 2, 384)}, "Depth Anything 3, size small, without"),
+        (
+            {"model.da3.head.norm.bias": (1,), "model.da3_metric.head.norm.bias": (1,)},
+            "Depth Anything 3 NESTED.* take da3-giant",
+        ),
+        ({"pretrained.cls_token": (1, 1, 384), "regressor.0.0.bias": (1,)}, "the depth branch of DepthSplat alone"),
+        ({"pretrained.cls_token": (1, 1, 384), "depth_head.norm": (1,)}, "Depth Anything V2"),
+        ({"first.weight": (1,)}, "another network"),
+    ],
+)
+def test_networks_that_are_not_meant_are_named(names, words):
+    with pytest.raises(WeightsError, match=f"the weights are of {words}"):
+        check_fit(on_meta(), names, "file.pth")
 
 
 def test_a_whole_gaussian_head_may_be_absent():
@@ -227,6 +255,11 @@ def test_the_command(tmp_path, capsys, backbone):
     save_file({f"encoder.{name}": value for name, value in backbone.network.state_dict().items()}, path)
     assert main(["weights", "check", str(path)]) == 0
     assert "fits DepthSplatBackbone, size small, recipe re10k" in capsys.readouterr().out
+    state = {name: value.clone() for name, value in backbone.network.state_dict().items()}
+    state["gaussian_head.2.bias"][1] = float("inf")
+    save_file(state, path)
+    assert main(["weights", "check", str(path)]) == 1
+    assert "not finite in 1 of its tensors, such as gaussian_head.2.bias" in capsys.readouterr().err
     save_file({"a": torch.ones(2)}, path)
     assert main(["weights", "check", str(path)]) == 1
     assert "of no network that is known" in capsys.readouterr().err

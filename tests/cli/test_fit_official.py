@@ -12,7 +12,7 @@ import torch
 from ns_diff3r.cli.fit import Fit
 from ns_diff3r.cli.fit_official import FitDepthAnything3, FitDepthSplat
 from ns_diff3r.cli.main import _parse, main
-from ns_diff3r.data import load_scene
+from ns_diff3r.data import load_scene, open_collection
 from ns_diff3r.training.run import read_metrics
 from ns_diff3r.training.weights import open_weights
 from tests.cli.test_fit_and_export import EXAMPLE, TINY
@@ -76,6 +76,39 @@ def test_photographs_without_poses(tmp_path, capsys):
         output = tmp_path / ("run" if data.startswith("others") else f"{network} {data}")
         assert official(network, output, *options, data=tmp_path / data) == 1
         assert message in capsys.readouterr().err
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.filterwarnings("always::ns_diff3r.data.SceneWarning")
+def test_folders_of_photographs_without_poses(tmp_path, capsys):
+    """Each becomes a scene; one with too few photographs is left out, which is said."""
+    data = tmp_path / "data"
+    for name, count in (("a/images", 3), ("b", 4), ("few", 1)):
+        (data / name).mkdir(parents=True)
+        for image in sorted((EXAMPLE / "images").iterdir())[:count]:
+            shutil.copy(image, data / name)
+    threads = torch.get_num_threads()
+    options = ("--training.num-steps", "1", "--no-evaluate")
+    assert official("da3", tmp_path / "run", *options, data=data) == 0
+    assert "few: 1 readable photograph without poses" in capsys.readouterr().err
+    poses = tmp_path / "run" / "poses" / "data"
+    assert open_collection(poses).names == ("a", "b")
+    assert [load_scene(poses / name).num_frames for name in ("a", "b")] == [3, 4]
+
+    (poses / "b" / "transforms.json").unlink()  # killed between the two
+    written = (poses / "a" / "transforms.json").stat().st_mtime_ns
+    assert official("da3", tmp_path / "run", *options, data=data) == 0
+    shown = capsys.readouterr().out
+    assert "continuing after step 1" in shown
+    assert "4 photographs without poses" in shown
+    assert (poses / "a" / "transforms.json").stat().st_mtime_ns == written
+    assert load_scene(poses / "b").num_frames == 4
+
+    shutil.rmtree(data / "a")
+    shutil.rmtree(data / "b")
+    shutil.copytree(data / "few", data / "as few")
+    assert official("da3", tmp_path / "other", *options, data=data) == 1
+    assert "in none of its 2 folders of photographs without poses" in capsys.readouterr().err
     torch.set_num_threads(threads)
 
 

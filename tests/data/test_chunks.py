@@ -144,6 +144,19 @@ class Malicious:
         return os.system, (f"touch {self.path}",)
 
 
+def test_keys_of_others_stay_within_the_output(chunks, tmp_path):
+    (example, other, *_) = torch.load(chunks / "train" / "000000.torch", weights_only=True)
+    example["key"] = "../../out/of it"
+    write_chunks(tmp_path / "in" / "chunks", [example])
+    assert chunks_to_scenes(ChunkFolder(tmp_path / "in" / "chunks"), tmp_path / "in" / "a" / "scenes") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"in"}
+    assert {path.name for path in (tmp_path / "in" / "a" / "scenes").iterdir()} == {"_.._out_of_it"}
+    example["key"] = "out/of/it"
+    write_chunks(tmp_path / "two", [example, {**other, "key": "out_of_it"}])
+    with pytest.raises(SceneError, match="'out/of/it' and 'out_of_it' would share a folder"):
+        chunks_to_scenes(ChunkFolder(tmp_path / "two"), tmp_path / "b")
+
+
 def test_bad_chunks(chunks, tmp_path):
     whole = (chunks / "train" / "000000.torch").read_bytes()
     path = tmp_path / "000000.torch"

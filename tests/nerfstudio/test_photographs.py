@@ -66,6 +66,16 @@ def test_the_run_has_a_scene_of_its_own(photographs, tmp_path, capsys):
     torch.testing.assert_close(again.cameras.viewmats, views.cameras.viewmats, rtol=1e-3, atol=1e-3)
 
 
+def test_folders_of_photographs_become_scenes_of_the_run(photographs, tmp_path):
+    data = tmp_path / "data"
+    shutil.copytree(photographs, data / "a" / "images")
+    shutil.copytree(photographs, data / "b")
+    stored = saved(config_of(data, tmp_path / "outputs"))
+    assert stored.data == stored.get_base_dir() / "poses" / "data"
+    pipeline = stored.pipeline.setup(device="cpu", test_mode="test")
+    assert pipeline.datamanager.collection.names == ("a", "b")
+
+
 def test_a_run_that_is_continued_keeps_its_poses(photographs, tmp_path):
     first = saved(config_of(photographs, tmp_path / "outputs"))
     checkpoints = first.get_checkpoint_dir()

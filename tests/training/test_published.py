@@ -59,6 +59,19 @@ def test_a_checkpoint_names_the_frozen_backbone_and_finds_it_again(official, tmp
     load_weights(other, module.state_dict(), "again")  # into one that holds them already
 
 
+def test_a_file_named_from_the_folder_of_the_run_is_found_from_another(official, tmp_path, monkeypatch):
+    monkeypatch.chdir(official.parent)
+    module = make_module(Path(official.name))
+    begin(module)
+    monkeypatch.chdir(tmp_path)
+    other = make_module(Path(official.name))
+    load_weights(other, module.state_dict(), "run.ckpt")
+    assert other.network.published.path == official
+    (tmp_path / official.name).write_bytes(b"another file of this name")
+    with pytest.raises(ValueError, match="SHA-256"):
+        load_weights(make_module(Path(official.name)), module.state_dict(), "run.ckpt")
+
+
 def test_what_checkpoints_will_not_hold_is_known_before(official):
     module = make_module(official)
     left_out = names_left_out(module.network, NETWORK_PREFIX)
@@ -70,7 +83,9 @@ def test_what_checkpoints_will_not_hold_is_known_before(official):
 
 
 def test_a_file_that_changed_since_is_refused(official, tmp_path):
-    module, copy = make_module(official), tmp_path / "moved.pth"
+    first, copy = tmp_path / "first.pth", tmp_path / "moved.pth"
+    first.write_bytes(official.read_bytes())
+    module = make_module(first)
     begin(module)
     copy.write_bytes(official.read_bytes())
     load_weights(make_module(copy), module.state_dict(), "run.ckpt")  # the file may lie elsewhere
@@ -84,6 +99,7 @@ def test_a_file_that_changed_since_is_refused(official, tmp_path):
     with pytest.raises(ValueError, match="SHA-256"):
         load_weights(other, module.state_dict(), "run.ckpt")
     copy.unlink()
+    first.unlink()
     with pytest.raises(ValueError, match="no such file"):
         load_weights(make_module(copy), module.state_dict(), "run.ckpt")
 

@@ -20,7 +20,7 @@ class LoadedWeights:
     """Which weights a backbone holds.
 
     Attributes:
-        reference: as it was asked for.
+        reference: as it was asked for; of a file, its absolute path.
         path: the file.
         sha256: of the file, in hexadecimal.
         random: prefixes of the parts that the file has not, and that stay random.
@@ -53,6 +53,8 @@ def load_published_weights(
     for prefix in random:
         say(f"{path}: has no {prefix.rstrip('.')}; that part begins with random weights")
     say(f"weights of {path.name}, SHA-256 {digest}")
+    if Path(reference).expanduser().is_file():
+        reference = str(path.resolve())
     return LoadedWeights(reference, path, digest, random)
 
 
@@ -63,11 +65,16 @@ def load_weights_strictly(backbone: PretrainedBackbone, state: dict[str, Tensor]
         WeightsError: it does not fit.
     """
     absent = check_fit(backbone, {name: tuple(value.shape) for name, value in state.items()}, source)
-    not_finite = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
-    if not_finite:
-        raise WeightsError(f"{source}: {len(not_finite)} weights are not finite, such as {not_finite[0]}")
+    check_finite(state, source)
     backbone.network.load_state_dict(state, strict=not absent)
     return absent
+
+
+def check_finite(state: Mapping[str, Tensor], source: str) -> None:
+    """Raise WeightsError where weights hold a NaN or an infinity."""
+    not_finite = [name for name, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if not_finite:
+        raise WeightsError(f"{source}: not finite in {len(not_finite)} of its tensors, such as {not_finite[0]}")
 
 
 def check_fit(backbone: PretrainedBackbone, shapes: Mapping[str, tuple[int, ...]], source: str) -> tuple[str, ...]:
@@ -79,16 +86,19 @@ def check_fit(backbone: PretrainedBackbone, shapes: Mapping[str, tuple[int, ...]
     Raises:
         WeightsError: it does not fit.
     """
+    from .recognising import network_of  # which knows every backbone, and these know this
+
     own = {name: tuple(value.shape) for name, value in backbone.network.state_dict().items()}
     absent = tuple(prefix for prefix in backbone.optional_parts if not any(name.startswith(prefix) for name in shapes))
     needed = {name: shape for name, shape in own.items() if not name.startswith(absent or ("\0",))}
     report = compare_keys(shapes, needed)
     if not report.fits:
         found = backbone.identify(shapes)
-        advice = "these are the weights of another network"
-        if found is not None and found == backbone.describe():
+        if found is None:
+            advice = f"the weights are of {network_of(shapes) or 'another network'}"
+        elif found == backbone.describe():
             advice = "the file is damaged or of another version"
-        elif found is not None:
+        else:
             advice = f"the file is of {found}; these settings are of {backbone.describe()}"
         raise WeightsError(f"{source} does not fit: {advice}\n  {report}")
     return absent

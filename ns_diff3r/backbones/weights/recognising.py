@@ -13,10 +13,33 @@ from ..pretrained import PretrainedConfig
 from .fetching import WeightsError
 from .reading import read_weights
 
+_UNUSABLE = {
+    ("da3.", "da3_metric."): "Depth Anything 3 NESTED, which is not used here: take da3-giant or da3-giant-1.1",
+    ("pretrained.", "regressor."): "the depth branch of DepthSplat alone: take one of its files with Gaussians",
+    ("pretrained.", "depth_head."): "Depth Anything V2, with which DepthSplat's training began: take DepthSplat's",
+}
+"""What the names of some published files begin with that users may come with."""
+
 
 def prefixes_of_all() -> tuple[str, ...]:
     """What official files of any backbone put before the keys."""
     return (*DepthSplatBackbone.weights_prefixes, *DepthAnything3Backbone.weights_prefixes)
+
+
+def network_of(shapes: Mapping[str, Sequence[int]]) -> str | None:
+    """The network that weights of these shapes belong to, in words; also of some that cannot be used here. Names may
+    have the prefixes of official files."""
+    for prefix in ("", *prefixes_of_all()):
+        own = {name.removeprefix(prefix): shape for name, shape in shapes.items() if name.startswith(prefix)}
+        wiring, architecture = Wiring.of_weights(own), Architecture.of_weights(own)
+        if wiring is not None:
+            return f"DepthSplat, {wiring.describe()}"
+        if architecture is not None:
+            return f"Depth Anything 3, {architecture.describe()}"
+        for names, words in _UNUSABLE.items():
+            if all(any(name.startswith(part) for name in own) for part in names):
+                return words
+    return None
 
 
 def config_for(shapes: Mapping[str, Sequence[int]], source: str) -> PretrainedConfig:
@@ -31,7 +54,8 @@ def config_for(shapes: Mapping[str, Sequence[int]], source: str) -> PretrainedCo
         return DepthSplatConfig(size=size, upsample_factor=wiring.upsample_factor, num_scales=wiring.num_scales)
     if architecture is not None:
         return DepthAnything3Config(size=architecture.size)
-    raise WeightsError(f"{source}: of no network that is known here (first names: {', '.join(list(shapes)[:4])})")
+    what = network_of(shapes) or f"no network that is known here (first names: {', '.join(list(shapes)[:4])})"
+    raise WeightsError(f"{source}: of {what}")
 
 
 def config_of_weights(path: Path) -> PretrainedConfig:
