@@ -8,6 +8,7 @@ as everything is on other devices.
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import torch
@@ -179,6 +180,10 @@ def adam_adjoint(
 ) -> None:
     """The derivative of `adam_step` number `step`, backwards; see `inner.adam` for the formulas.
 
+    The first step is r · sign(g) but for a transition as wide as ε. Where the gradients' own precision does not resolve
+    that (ε below the rounding of a typical entry of the range), the transition is a jump and has no derivative: what
+    rounding left of a g that vanishes would otherwise outweigh everything, at a height of r/ε.
+
     Args:
         step: counted from 1, before which both moments were 0.
         gradient: the total gradient g of that step.
@@ -192,6 +197,7 @@ def adam_adjoint(
         if r.frozen:
             out[r.begin : r.end] = 0
             continue
+        jumps = step == 1 and epsilon < rounding_of(gradient[r.begin : r.end])
         for begin in range(r.begin, r.end, CACHED):
             part = slice(begin, min(r.end, begin + CACHED))
             g, m, s, w = (vector[part].double() for vector in (gradient, *moments, cotangent))
@@ -200,7 +206,9 @@ def adam_adjoint(
             scale = root + epsilon
             by_first = torch.where(s > 0, -(r.learning_rate / first_correction) / scale, 0.0)
             by_second = torch.where(s > 0, -by_first * (m / scale) / (2 * second_correction * root), 0.0)
-            if step == 1:
+            if jumps:
+                own = 0.0
+            elif step == 1:
                 # m and s are of g alone, and their parts of the derivative cancel but for this, far below rounding.
                 own = torch.where(s > 0, -r.learning_rate * epsilon / (g.abs() + epsilon).square_(), 0.0) * w
             else:
@@ -210,6 +218,11 @@ def adam_adjoint(
             out[part] = (1.0 - betas[0]) * u_first + 2.0 * (1.0 - betas[1]) * g * u_second + own
             u_first.mul_(betas[0])
             u_second.mul_(betas[1])
+
+
+def rounding_of(vector: Float[Tensor, " n"]) -> float:
+    """What rounding does to an entry of the size of their root mean square."""
+    return torch.finfo(vector.dtype).eps * math.sqrt(dot(vector, vector) / max(1, len(vector)))
 
 
 def prior_adjoint(

@@ -206,3 +206,16 @@ def test_adam_adjoint_is_the_derivative_of_adam_in_chunks_of_any_size(monkeypatc
             torch.testing.assert_close(out, expected[k - 1], rtol=1e-9, atol=1e-9 * float(expected.abs().max()))
             assert not out[20:24].any()
             assert float(out[7]) == 0.0
+
+
+@pytest.mark.parametrize(("epsilon", "resolved"), [(1e-15, False), (1e-6, True)])
+def test_the_jump_of_adams_first_step_has_no_derivative_unless_epsilon_resolves_it(epsilon, resolved):
+    gradient = torch.tensor([1e-3, -2e-3, 6e-16, 5e-4])
+    m, s, w = 0.1 * gradient, 0.001 * gradient**2, torch.ones(4)
+    out = torch.empty(4)
+    adjoints = torch.zeros(4, dtype=torch.float64), torch.zeros(4, dtype=torch.float64)
+    vector_ops.adam_adjoint(
+        [ParameterRange(0, 4, 0.1, False)], (0.9, 0.999), epsilon, 1, gradient, (m, s), w, adjoints, out
+    )
+    exact = -0.1 * epsilon / (gradient.double().abs() + epsilon) ** 2
+    assert torch.equal(out, torch.zeros(4)) if not resolved else torch.allclose(out.double(), exact, rtol=1e-6)
