@@ -11,8 +11,8 @@ Backwards, with w = ∂L/∂θ_{k+1}, and u_m, u_s the derivatives of L with res
     u_s += r (m_k/c₁) / ((√(s_k/c₂) + ε)² · 2 c₂ √(s_k/c₂)) · w          both 0 where s_k = 0
     ∂L/∂g = (1−β₁) u_m + 2(1−β₂) g u_s;        u_m ← β₁ u_m;        u_s ← β₂ u_s.
 
-The first step is r · sign(g), and its jump at g = 0 is left out of the derivative like everything else that jumps, unless
-ε is large enough for the gradients' precision to resolve it (`vector_ops.adam_adjoint`).
+The first step is r · sign(g), and its jump at g = 0 is left out of the derivative like everything else that jumps,
+unless ε is large enough for the gradients' precision to resolve it (`vector_ops.adam_adjoint`).
 Where s_k = 0 no gradient has ever come: a parameter that nothing sees does not move, wherever it begins.
 """
 
