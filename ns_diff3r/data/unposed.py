@@ -85,12 +85,13 @@ def load_unposed(path: str | Path, max_size: int, most: int) -> UnposedPhotograp
     Those that cannot be read are left out with a warning; of more than `most`, some are taken, evenly spread.
 
     Raises:
-        SceneError: no folder, or no readable photograph.
+        SceneError: no folder, or fewer than two readable photographs.
     """
     folder = photograph_folder(Path(path))
     names, _ = readable_photographs(folder)
-    if not names:
-        raise SceneError(f"{folder}: no photograph in this folder can be read")
+    if len(names) < 2:
+        found = f"only {names[0]}" if names else "no photograph"
+        raise SceneError(f"{folder}: {found} in this folder can be read, and a scene takes at least two")
     if len(names) > most:
         names = [names[round(i * (len(names) - 1) / (most - 1))] for i in range(most)]
     scene = scene_from_photographs(folder, [_placeholder(folder / name, i) for i, name in enumerate(names)], None)

@@ -3,9 +3,11 @@
 
 import shutil
 
-from ns_diff3r.data import open_collection
+import pytest
+
+from ns_diff3r.data import SceneError, open_collection
 from ns_diff3r.data.chunk_conversion import scenes_to_chunks
-from ns_diff3r.data.unposed import unposed_folders
+from ns_diff3r.data.unposed import load_unposed, unposed_folders
 from tests.data.scene_files import write_scene
 
 
@@ -43,3 +45,11 @@ def test_folders_of_photographs_below_a_folder(tmp_path):
     assert unposed_folders(root) == {"a": root / "a"}
     shutil.copytree(scene, root / "posed")
     assert unposed_folders(root) == {}
+
+
+def test_one_photograph_is_no_scene(tmp_path):
+    scene, alone = write_scene(tmp_path / "scene", num_frames=2), tmp_path / "alone"
+    alone.mkdir()
+    shutil.copy(scene / "images" / "0.png", alone)
+    with pytest.raises(SceneError, match=r"only 0\.png .* at least two"):
+        load_unposed(alone, 64, 8)
