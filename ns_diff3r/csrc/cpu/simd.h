@@ -269,8 +269,8 @@ NS_HD Lanes<T> sqrt(const Lanes<T>& a) {
   return x;
 }
 
-// 2^r for |r| <= 1/2: the Taylor series of exp(r ln 2), to the last bit or two of T. In single precision by pairs
-// (Estrin), not nested: the nested form's chain of seven dependent products held up every loop it is part of.
+// 2^r for |r| <= 1/2: the Taylor series of exp(r ln 2), to the last bit or two of T. By pairs (Estrin), not nested:
+// the nested form's chain of seven (thirteen) dependent products held up every loop it is part of.
 NS_HD Lanes<float> exp2_fraction(const Lanes<float>& r) {
   using L = Lanes<float>;
   const L r2 = r * r;
@@ -280,14 +280,16 @@ NS_HD Lanes<float> exp2_fraction(const Lanes<float>& r) {
   return high * (r2 * r2) + low;
 }
 NS_HD Lanes<double> exp2_fraction(const Lanes<double>& r) {
-  constexpr double c[] = {1.3691488853904129e-12, 2.5678435993488206e-11, 4.4455382718708121e-10,
-                          7.0549116208011234e-9,  1.0178086009239699e-7,  1.3215486790144309e-6,
-                          1.5252733804059841e-5,  1.5403530393381610e-4,  1.3333558146428443e-3,
-                          9.6181291076284772e-3,  5.5504108664821580e-2,  2.4022650695910071e-1,
-                          6.9314718055994531e-1,  1.0};
-  Lanes<double> p(c[0]);
-  for (int i = 1; i < 14; ++i) p = p * r + Lanes<double>(c[i]);
-  return p;
+  using L = Lanes<double>;
+  const L r2 = r * r, r4 = r2 * r2;
+  const L p01 = r * L(6.9314718055994531e-1) + L(1.0), p23 = r * L(5.5504108664821580e-2) + L(2.4022650695910071e-1);
+  const L p45 = r * L(1.3333558146428443e-3) + L(9.6181291076284772e-3);
+  const L p67 = r * L(1.5252733804059841e-5) + L(1.5403530393381610e-4);
+  const L p89 = r * L(1.0178086009239699e-7) + L(1.3215486790144309e-6);
+  const L p1011 = r * L(4.4455382718708121e-10) + L(7.0549116208011234e-9);
+  const L p1213 = r * L(1.3691488853904129e-12) + L(2.5678435993488206e-11);
+  const L low = (p67 * r2 + p45) * r4 + (p23 * r2 + p01), high = p1213 * r4 + (p1011 * r2 + p89);
+  return high * (r4 * r4) + low;
 }
 // y * 2^n, where `shifted` is n + round_magic; in unsigned numbers, which may wrap in lanes that hold garbage
 template <class T>
