@@ -4,8 +4,9 @@
 python scripts/compare_starts.py --data …/fox …/lund_door --views 2 5 --size 256 [--weights NAME] [--csv FILE]
 
 The context views are spread over the scene, every 8th image is held out and judged. The prediction is optimised as
-`ns-diff3r reconstruct` does it, and the sparse points, with the rates of `ns-diff3r optimize`, until the seconds that
-prediction and optimisation took together have passed. (Sparse points of a registration know the held-out images too.)
+`ns-diff3r reconstruct` does it, where not forbidden with the sparse points as well; the sparse points alone, with the
+rates of `ns-diff3r optimize`, until the seconds that prediction and optimisation took together have passed. (Sparse
+points of a registration know the held-out images too.)
 """
 
 import argparse
@@ -30,9 +31,10 @@ POINTS_RATE_FACTOR = 4.0
 MOST_STEPS = 100_000
 
 
-def views_of(scene: Path, network: TrainedNetwork, count: int, size: int) -> tuple[Views, Views]:
+def views_of(scene: Path, network: TrainedNetwork, count: int, size: int, sparse_points: bool) -> tuple[Views, Views]:
     """Context and held-out views of a scene."""
     config = replace(network.settings.collection, eval_scenes=(), near=None, far=None, image_size=None, max_size=size)
+    config.sparse_points = sparse_points
     config.split = replace(config.split, all=False)
     collection = open_collection(scene, config)
     sampler = replace(
@@ -67,6 +69,8 @@ def main() -> None:
     parser.add_argument("--views", type=int, nargs="+", default=[2, 5])
     parser.add_argument("--size", type=int, default=256)
     parser.add_argument("--network-size", type=int)
+    parser.add_argument("--no-sparse-points", action="store_true", help="the network sees photographs alone")
+    parser.add_argument("--scale", choices=("training", "scene"), help="D; default: as the weights say")
     parser.add_argument("--weights", default="diff3r-wide")
     parser.add_argument("--steps", type=int)
     parser.add_argument("--csv", type=Path)
@@ -74,10 +78,12 @@ def main() -> None:
     network = open_weights(options.weights)
     if options.network_size is not None:
         network = at_working_size(network, options.network_size)
+    if options.scale is not None:
+        network.module.config = replace(network.module.config, tto_scale_eval=options.scale)
     rows = []
     for scene in options.data:
         for count in options.views:
-            context, targets = views_of(scene, network, count, options.size)
+            context, targets = views_of(scene, network, count, options.size, not options.no_sparse_points)
             with torch.no_grad():
                 found = reconstruct(network.module, context, options.steps)
                 seconds = found.predict_seconds + found.tto_seconds

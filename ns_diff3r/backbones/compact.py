@@ -33,6 +33,7 @@ from .compact_matching import (
     photometric_logits,
 )
 from .compact_networks import Decoder, FeatureEncoder, VolumeUNet, zero_initialized
+from .compact_points import point_correction, point_evidence
 from .compact_resolution import QUARTER, Resolution, reduced
 from .protocol import Backbone, BackboneConfig, Prediction
 
@@ -143,9 +144,12 @@ class CompactBackbone(Backbone):
             return sweep_geometry(context, near, far, self.config.num_neighbors, stride, size, dtype)
 
         matching = geometry(at.matching_stride, at.matching)
-        photometric = photometric_logits(
-            at.image_to_matching(images), matching, self.config.num_depths, self.config.matching
-        )
+        depths, rule = self.config.num_depths, self.config.matching
+        known_points = None
+        if context.points is not None:
+            stride, size = at.matching_stride, at.matching
+            known_points = point_evidence(context, near, far, depths, stride, size, rule.points_radius).to(dtype)
+        photometric = photometric_logits(at.image_to_matching(images), matching, depths, rule, known_points)
         features = self.encoder(at.image_to_padded(images))
         correlation = correlation_volume(features.matching, geometry(QUARTER, at.quarter), self.config.num_depths)
         known = torch.cat([0.1 * photometric, self._cues(photometric, matching)], dim=1)
@@ -157,15 +161,20 @@ class CompactBackbone(Backbone):
         cues = at.matching_to_image(self._cues(logits, matching))
         per_pixel = self.decoder(decoded, features.half, at.image_to_padded(images), at.image_to_padded(cues))
         per_pixel = per_pixel[..., : at.image[0], : at.image[1]]
+        corrections = Corrections.split(self.gaussian_head(per_pixel), self.sh_degree)
+        fractions = cues[:, 0]
+        if context.points is not None:
+            found = (fractions + corrections.fraction).detach()
+            fractions = fractions + point_correction(context, near, far, found, depths)
         gaussians = pixel_gaussians(
             context.cameras,
             sharpened(images, self.config.sharpening),
             near,
             far,
-            cues[:, 0],
+            fractions,
             self._opacity_logits(cues),
             self.config.footprint,
-            Corrections.split(self.gaussian_head(per_pixel), self.sh_degree),
+            corrections,
             DRAWING_VARIANCE * (1.0 - (context.cameras.width / drawn_width) ** 2),
         )
         per_cell = to_cells(per_pixel)

@@ -47,13 +47,18 @@ class MatchingConfig(DefaultsForMissingFields):
     """Logit that a candidate gains where the depth of another view agrees."""
     conflict: float = 5.0
     """Logit that a candidate loses where it hides what another view sees."""
+    points: float = 40.0
+    """Logit that a candidate gains where sparse points lie, if there are any (`Views.points`)."""
+    points_radius: float = 1.5
+    """How far a sparse point speaks for the pixels around it: standard deviation, in pixels of the matching
+    resolution."""
 
     def __post_init__(self) -> None:
-        for name in ("window", "smoothing", "rounds", "support", "conflict"):
+        for name in ("window", "smoothing", "rounds", "support", "conflict", "points"):
             if getattr(self, name) < 0:
                 raise ValueError(f"MatchingConfig.{name} must not be negative, not {getattr(self, name)}")
-        if self.best < 1 or not self.temperature > 0:
-            raise ValueError("MatchingConfig: best must be at least 1 and temperature positive")
+        if self.best < 1 or not self.temperature > 0 or not self.points_radius > 0:
+            raise ValueError("MatchingConfig: best must be at least 1, temperature and points_radius positive")
 
 
 def candidate_fractions(count: int, like: Tensor) -> Float[Tensor, "D 1 1"]:
@@ -63,13 +68,20 @@ def candidate_fractions(count: int, like: Tensor) -> Float[Tensor, "D 1 1"]:
 
 @torch.no_grad()
 def photometric_logits(
-    images: Float[Tensor, "V 3 h w"], geometry: SweepGeometry, num_depths: int, config: MatchingConfig
+    images: Float[Tensor, "V 3 h w"],
+    geometry: SweepGeometry,
+    num_depths: int,
+    config: MatchingConfig,
+    evidence: Float[Tensor, "V D h w"] | None = None,
 ) -> Float[Tensor, "V D h w"]:
-    """Logits of the depth candidates of every pixel, from the photographs alone."""
+    """Logits of the depth candidates of every pixel, from the photographs alone, or with `evidence` (0 to 1) of sparse
+    points."""
     candidates = candidate_fractions(num_depths, images)
     views = range(geometry.num_views)
     volumes = torch.stack([_similarities(view, images, geometry, candidates, config) for view in views])
     photometric = box_filter(volumes, config.smoothing) / config.temperature
+    if evidence is not None:
+        photometric = photometric + config.points * evidence
     logits = photometric
     for _ in range(config.rounds):
         fractions, confidence = expected_fraction(logits)

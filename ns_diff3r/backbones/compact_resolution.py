@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxtyping import Float
 from torch import Tensor
@@ -93,7 +93,7 @@ def reduced(views: Views, longest: int | None) -> Views:
         views.images.permute(0, 3, 1, 2), (new_height, new_width), mode="bilinear", align_corners=False, antialias=True
     )
     cameras = Cameras(views.cameras.viewmats, Ks, new_width, new_height)
-    return Views(images.permute(0, 2, 3, 1).clamp(0, 1).contiguous(), cameras, views.near, views.far)
+    return replace(views, images=images.permute(0, 2, 3, 1).clamp(0, 1).contiguous(), cameras=cameras)
 
 
 def enlarged(maps: Float[Tensor, "B C h w"], factor: int) -> Float[Tensor, "B C H W"]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -50,7 +50,7 @@ class Prediction:
         """The context with the cameras that test-time optimisation takes: the predicted ones where there are some."""
         if self.cameras is None:
             return context
-        return Views(context.images, self.cameras.to(context.device, context.dtype), context.near, context.far)
+        return replace(context, cameras=self.cameras.to(context.device, context.dtype))
 
 
 class Backbone(nn.Module, ABC):
@@ -69,6 +69,8 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def forward(self, context: Views) -> Prediction:
         """Predict the Gaussians of the scene that `context` shows, in the world of its cameras.
+
+        `context.points` may be used where there are some, and need not be.
 
         Raises:
             ValueError: too few views, or a depth range that the network needs and `context` lacks.

@@ -47,6 +47,9 @@ class Reconstruct:
     network_size: int | None = None
     """Longest side of the photographs as the network sees them; it predicts a Gaussian for every pixel of these, and
     test-time optimisation then sees `max_size`. Compact network only; default: as its weights say."""
+    sparse_points: bool = True
+    """Use the scene's sparse points, where it has them: depths then agree with them, and what no photograph in
+    use shows is made of them. Registration triangulated them from all photographs, those held out among them."""
     hold_out: bool = False
     """Hold every 8th photograph out, and compare with it before and after optimisation."""
     nerfstudio_run: bool = True
@@ -81,6 +84,7 @@ class Reconstruct:
         print(
             f"{scene}: {len(frames)} of {collection.scene(0).num_frames} photographs, "
             f"{context.cameras.width}x{context.cameras.height}: {', '.join(names)}"
+            + ("" if context.points is None else f"; {context.points.num_points} sparse points")
         )
         begin = time.perf_counter()
         total = network.module.config.evaluation_config(self.steps).num_steps
@@ -127,7 +131,7 @@ class Reconstruct:
         return BatchSampler(self._sampler_config(network.settings.sampler, count), collection)
 
     def _collection_config(self, trained: CollectionConfig) -> CollectionConfig:
-        config = replace(trained, eval_scenes=(), near=None, far=None)
+        config = replace(trained, eval_scenes=(), near=None, far=None, sparse_points=self.sparse_points)
         config.split = replace(trained.split, all=not self.hold_out)
         if self.max_size is not None:
             config.image_size, config.max_size = None, self.max_size

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Int
 
 from ..dataclass_state import DefaultsForMissingFields
-from ..splats import Cameras, Views
+from ..splats import Cameras, SparsePoints, Views
 from .errors import SceneError, SceneWarning
 from .generated_settings import GENERATED, GeneratedConfig, is_generated
 from .image_cache import ImageCache
@@ -45,6 +45,9 @@ class CollectionConfig(DefaultsForMissingFields):
     """Smallest depth of every view in world units; default: from each scene's points or cameras."""
     far: float | None = None
     """Largest depth of every view in world units; default: from each scene's points or cameras."""
+    sparse_points: bool = False
+    """Give the network the scene's sparse points, where it has them: depths then agree with them, and what no context
+    view sees is made of them. Registration triangulates them from all photographs, those held out among them."""
     cache_megabytes: int = 1024
     """Memory for images that have been read, in MiB."""
     generated: GeneratedConfig = field(default_factory=GeneratedConfig)
@@ -160,21 +163,21 @@ class SceneCollection:
         return self._splits[index][1]
 
     def views(self, index: int, frames: Sequence[int], dtype: torch.dtype = torch.float32) -> Views:
-        """Frames of a scene as views of the collection's size, with near and far.
+        """Frames of a scene as views of the collection's size, with near and far, and points if settings say so.
 
         Raises:
             SceneError: as Scene.views does.
         """
         size, max_size = self.config.image_size, self.config.max_size
         views = self.scene(index).views(frames, size=size, max_size=max_size, dtype=dtype, cache=self._cache)
-        if self.config.near is None and self.config.far is None:
-            return views
-        near, far = views.near, views.far
+        near, far, points = views.near, views.far, None
         if self.config.near is not None:
             near = views.images.new_full((views.num_views,), self.config.near)
         if self.config.far is not None:
             far = views.images.new_full((views.num_views,), self.config.far)
-        return Views(views.images, views.cameras, near, far)
+        if self.config.sparse_points and (cloud := self.scene(index).points) is not None:
+            points = SparsePoints(*(torch.from_numpy(x).to(dtype) for x in (cloud.points, cloud.colors)))
+        return replace(views, near=near, far=far, points=points)
 
     def cameras(self, index: int, frames: Sequence[int], dtype: torch.dtype = torch.float32) -> Cameras:
         """The cameras of `views`, without opening an image."""

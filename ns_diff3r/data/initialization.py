@@ -23,6 +23,7 @@ def gaussians_from_points(
     num_neighbors: int = 3,
     max_gaussians: int | None = None,
     random_rotations: bool = False,
+    only: Bool[Tensor, " P"] | None = None,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
 ) -> Gaussians:
@@ -36,11 +37,13 @@ def gaussians_from_points(
         num_neighbors: how many nearest points set the scale.
         max_gaussians: take a random subset of that size (the scales follow the thinner cloud).
         random_rotations: uniform random quaternions instead of the identity.
+        only: give these alone a Gaussian; sizes still follow the distances to all points.
         seed: of the subset and the rotations.
         dtype: of the result.
 
     Raises:
         SceneError: fewer than two points.
+        ValueError: both `only` and `max_gaussians`.
     """
     generator = torch.Generator().manual_seed(seed)
     points, colors = torch.from_numpy(cloud.points).double(), torch.from_numpy(cloud.colors).double()
@@ -49,6 +52,11 @@ def gaussians_from_points(
         points, colors = points[chosen], colors[chosen]
     if len(points) < 2:
         raise SceneError(f"Gaussians from sparse points need at least two points, got {len(points)}")
+    everyone = points
+    if only is not None:
+        if max_gaussians is not None:
+            raise ValueError("gaussians_from_points: give only or max_gaussians, not both")
+        points, colors = points[only], colors[only]
     count = len(points)
     quats = torch.zeros(count, 4, dtype=torch.float64)
     quats[:, 0] = 1.0
@@ -57,16 +65,18 @@ def gaussians_from_points(
     gaussians = Gaussians.from_activated(
         means=points,
         quats=quats,
-        scales=neighbor_distances(points, num_neighbors)[:, None].expand(-1, 3),
+        scales=neighbor_distances(everyone, num_neighbors, of=points)[:, None].expand(-1, 3),
         opacities=torch.full((count,), opacity, dtype=torch.float64),
         colors=colors,
     )
     return gaussians.with_sh_degree(sh_degree).to(dtype=dtype).contiguous()
 
 
-def neighbor_distances(points: Float[Tensor, "P 3"], num_neighbors: int) -> Float[Tensor, " P"]:
-    """Root mean square distance of each point to its nearest neighbours, itself left out; positive even for
-    coinciding points (at least 1e-3 of the median)."""
+def neighbor_distances(
+    points: Float[Tensor, "P 3"], num_neighbors: int, of: Float[Tensor, "M 3"] | None = None
+) -> Float[Tensor, " M"]:
+    """Root mean square distance of each point (or of those in `of`, which are among them) to its nearest neighbours,
+    itself left out; positive even for coinciding points (at least 1e-3 of the median)."""
     num_neighbors = min(num_neighbors, len(points) - 1)
     distances = torch.cat(
         [
@@ -74,7 +84,7 @@ def neighbor_distances(points: Float[Tensor, "P 3"], num_neighbors: int) -> Floa
             torch.cdist(chunk, points, compute_mode="donot_use_mm_for_euclid_dist")
             .topk(num_neighbors + 1, largest=False)
             .values[:, 1:]
-            for chunk in points.split(KNN_CHUNK)
+            for chunk in (points if of is None else of).split(KNN_CHUNK)
         ]
     )
     distances = distances.square().mean(dim=1).sqrt()

@@ -16,7 +16,10 @@ def mirrored_batch(batch: SceneBatch) -> SceneBatch:
 
 def mirrored_views(views: Views) -> Views:
     """What cameras mirrored with the world at its plane x = 0 see: flipped pictures, the same depths."""
-    return Views(views.images.flip(2), mirrored_cameras(views.cameras), views.near, views.far)
+    points = views.points
+    if points is not None:
+        points = replace(points, positions=points.positions * points.positions.new_tensor([-1.0, 1.0, 1.0]))
+    return replace(views, images=views.images.flip(2), cameras=mirrored_cameras(views.cameras), points=points)
 
 
 def mirrored_cameras(cameras: Cameras) -> Cameras:

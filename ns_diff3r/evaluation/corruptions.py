@@ -15,7 +15,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from ..data.batches import SceneBatch
-from ..splats import Cameras, Views
+from ..splats import Cameras
 
 CorruptionName = Literal["exposure", "tint", "occluder", "poses"]
 CORRUPTIONS: tuple[CorruptionName, ...] = get_args(CorruptionName)
@@ -60,11 +60,11 @@ def corrupted(batch: SceneBatch, name: CorruptionName, seed: int = 0, severity: 
     context = batch.context
     if name == "poses":
         cameras = moved_cameras(context.cameras, severity * POSE_DEGREES, severity * POSE_SHIFT, generator)
-        return replace(batch, context=Views(context.images, cameras, context.near, context.far))
+        return replace(batch, context=replace(context, cameras=cameras))
     view = int(torch.randint(context.num_views, (1,), generator=generator))
     images = context.images.clone()
     images[view] = _CHANGES[name](images[view], severity, generator)
-    return replace(batch, context=Views(images, context.cameras, context.near, context.far))
+    return replace(batch, context=replace(context, images=images))
 
 
 def moved_cameras(cameras: Cameras, degrees: float, shift: float, generator: Generator) -> Cameras:

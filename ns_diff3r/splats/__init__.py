@@ -4,7 +4,17 @@
 from .cameras import Cameras
 from .frames import Similarity, normalized_frame
 from .gaussians import GROUPS, Gaussians
+from .sparse_points import SparsePoints
 from .spherical_harmonics import spherical_harmonics
 from .views import Views
 
-__all__ = ["GROUPS", "Cameras", "Gaussians", "Similarity", "Views", "normalized_frame", "spherical_harmonics"]
+__all__ = [
+    "GROUPS",
+    "Cameras",
+    "Gaussians",
+    "Similarity",
+    "SparsePoints",
+    "Views",
+    "normalized_frame",
+    "spherical_harmonics",
+]

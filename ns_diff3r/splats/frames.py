@@ -13,6 +13,7 @@ from .cameras import Cameras
 from .checks import require_finite, require_shape, require_tensors
 from .gaussians import Gaussians
 from .rotations import multiply_quats, rotations_to_quats
+from .sparse_points import SparsePoints
 from .spherical_harmonics import spherical_harmonics_rotation
 from .views import Views
 
@@ -115,10 +116,14 @@ class Similarity:
         )
 
     def apply_views(self, views: Views) -> Views:
-        """Views whose cameras, near and far are those of the image of the scene."""
+        """Views whose cameras, near, far and points are those of the image of the scene."""
         scale = self.scale.to(views.images)
         near, far = (None if depth is None else scale * depth for depth in (views.near, views.far))
-        return Views(views.images, self.apply_cameras(views.cameras), near, far)
+        points = views.points
+        if points is not None:
+            moved = self.to(points.positions.device, points.positions.dtype).apply_points(points.positions)
+            points = SparsePoints(moved, points.colors)
+        return Views(views.images, self.apply_cameras(views.cameras), near, far, points)
 
 
 def _rotate(rotation: Tensor, points: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .cameras import Cameras
 from .checks import require_finite, require_shape, require_tensors
+from .sparse_points import SparsePoints
 
 RANGE_TOLERANCE = 1e-3
 """How far image values may leave [0, 1] (resampling overshoots by rounding)."""
@@ -18,13 +19,14 @@ RANGE_TOLERANCE = 1e-3
 
 @dataclass(frozen=True, eq=False)
 class Views:
-    """V images with their cameras and, where known, the depth range of what they show.
+    """V images with their cameras and, where known, the depth range of what they show, and points of it.
 
     Attributes:
         images: [V, H, W, 3] RGB in [0, 1].
         cameras: V cameras of size W × H.
         near: [V] smallest depth (camera z, world units), or None.
         far: [V] largest depth, or None.
+        points: of the scene, for networks that can use them, or None.
 
     Raises:
         TypeError: not floating tensors of one dtype.
@@ -35,13 +37,15 @@ class Views:
     cameras: Cameras
     near: Float[Tensor, " V"] | None = None
     far: Float[Tensor, " V"] | None = None
+    points: SparsePoints | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cameras, Cameras):
             raise TypeError(f"Views.cameras must be Cameras, got {type(self.cameras).__name__}")
         cameras, num_views = self.cameras, self.cameras.num_views
         depths = {name: value for name, value in (("near", self.near), ("far", self.far)) if value is not None}
-        require_tensors("Views", {"images": self.images, "cameras": cameras.viewmats, **depths})
+        known = depths if self.points is None else {**depths, "points": self.points.positions}
+        require_tensors("Views", {"images": self.images, "cameras": cameras.viewmats, **known})
         if self.images.ndim == 4 and 0 in self.images.shape[1:3]:
             raise ValueError(f"Views.images: images of zero size, {list(self.images.shape)}")
         require_shape("Views", "images", self.images, (num_views, cameras.height, cameras.width, 3))
@@ -83,6 +87,7 @@ class Views:
         return (
             f"Views(num_views={self.num_views}, width={self.cameras.width}, height={self.cameras.height}, "
             f"near={'set' if self.near is not None else None}, far={'set' if self.far is not None else None}, "
+            f"points={None if self.points is None else self.points.num_points}, "
             f"dtype={self.dtype}, device={self.device})"
         )
 
@@ -91,9 +96,11 @@ class Views:
         if isinstance(index, int):
             index = slice(range(self.num_views)[index], range(self.num_views)[index] + 1)
         near, far = (None if depth is None else depth[index] for depth in (self.near, self.far))
-        return Views(self.images[index], self.cameras[index], near, far)
+        return replace(self, images=self.images[index], cameras=self.cameras[index], near=near, far=far)
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> Views:
         """Copy to a device and/or dtype."""
         near, far = (None if d is None else d.to(device=device, dtype=dtype) for d in (self.near, self.far))
-        return Views(self.images.to(device=device, dtype=dtype), self.cameras.to(device, dtype), near, far)
+        points = None if self.points is None else self.points.to(device, dtype)
+        images = self.images.to(device=device, dtype=dtype)
+        return Views(images, self.cameras.to(device, dtype), near, far, points)

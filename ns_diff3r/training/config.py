@@ -83,6 +83,9 @@ class TrainingConfig(DefaultsForMissingFields):
     """Multiplies the learning rates of test-time optimisation, which are meant for thousands of steps."""
     tto_steps_eval: int | None = None
     """Steps of test-time optimisation in evaluation, viewer and export; None: as in training."""
+    tto_scale_eval: Literal["training", "scene"] = "training"
+    """D of test-time optimisation in evaluation, viewer and export: the average of training, or measured on each scene,
+    which suits other numbers of views and sizes than those of training."""
     backbone: GroupOptimizer = field(default_factory=GroupOptimizer)
     """Optimiser of the backbone proper, but for its trunk."""
     trunk: GroupOptimizer = field(default_factory=lambda: GroupOptimizer(pretrain_rate=5e-6, bilevel_rate=2e-7))
@@ -117,6 +120,8 @@ class TrainingConfig(DefaultsForMissingFields):
             )
         if self.tto_steps_eval is not None and self.tto_steps_eval < 0:
             raise ValueError(f"TrainingConfig.tto_steps_eval must not be negative, not {self.tto_steps_eval}")
+        if self.tto_scale_eval not in ("training", "scene"):
+            raise ValueError(f"TrainingConfig.tto_scale_eval must be training or scene, not {self.tto_scale_eval!r}")
         for name in ("warmup_fraction", "final_fraction"):
             if not 0.0 <= getattr(self, name) <= 1.0:
                 raise ValueError(f"TrainingConfig.{name} must lie in [0, 1], not {getattr(self, name)}")

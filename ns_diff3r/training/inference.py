@@ -76,9 +76,11 @@ def device_of(module: nn.Module) -> torch.device:
 
 
 def evaluation_layer(module: TrainingModule, num_steps: int | None = None) -> DifferentiableTTO:
-    """Test-time optimisation with the settings of evaluation and the D of training, in evaluation mode."""
+    """Test-time optimisation with the settings of evaluation, in evaluation mode; with the D of training, unless the
+    settings want each scene's own."""
     layer = DifferentiableTTO(module.config.evaluation_config(num_steps))
-    layer.curvature_scale = module.tto.curvature_scale
+    if module.config.tto_scale_eval == "training":
+        layer.curvature_scale = module.tto.curvature_scale
     # Not layer.eval(): that would reach into the shared buffers' module. Only the layer's own flag is read.
     layer.training = False
     return layer

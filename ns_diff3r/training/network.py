@@ -14,6 +14,7 @@ from ..backbones import Backbone, BackboneConfig, Prediction, UncertaintyHeadCon
 from ..splats import Gaussians, Views
 from .published_state import PublishedState
 from .stages import GROUP_NAMES
+from .unseen_points import with_unseen_points
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,8 @@ class NetworkOutput:
     """What the network says about one scene.
 
     Attributes:
-        gaussians: θ⁰, N Gaussians in the world of the context cameras.
+        gaussians: θ⁰, N Gaussians in the world of the context cameras: those of the prediction, and after them those
+            of sparse points that no view sees.
         prior: λ > 0, group name → [N, 1] (per Gaussian) or the shape of the group's leaf; None if not asked for.
         prediction: the backbone's own result.
     """
@@ -43,12 +45,17 @@ class Diff3RNetwork(PublishedState):
     def forward(self, context: Views, with_prior: bool = True) -> NetworkOutput:
         """Predict the scene that `context` shows; λ only on request (the first stage does without).
 
+        With `context.points`, a Gaussian is added for each of them that no view sees.
+
         Raises:
             ValueError: what the backbone refuses (too few views, no depth range).
         """
         prediction = self.backbone(context)
         prior = self.uncertainty_head(prediction.features) if with_prior else None
-        return NetworkOutput(prediction.gaussians, prior, prediction)
+        gaussians = prediction.gaussians
+        if context.points is not None and prediction.cameras is None:
+            gaussians, prior = with_unseen_points(gaussians, prior, prediction.grid, context)
+        return NetworkOutput(gaussians, prior, prediction)
 
     def param_groups(self) -> dict[str, list[nn.Parameter]]:
         """The groups of `GROUP_NAMES`, always all and each parameter in exactly one.

@@ -57,8 +57,21 @@ def test_photographs_can_be_chosen_and_held_out(weights, tmp_path):
     assert [row["view"] for row in results["figures"]] == ["held out 9"]
 
 
+def test_sparse_points_are_used_unless_forbidden(weights, tmp_path, capsys):
+    counts, worst = [], []
+    for option in ("--sparse-points", "--no-sparse-points"):
+        options = ("--weights", weights, "--context", 0, 11, "--hold-out", "--steps", 0, option)
+        assert reconstruct(EXAMPLE, tmp_path, *options) == 0
+        results = json.loads((tmp_path / "results.json").read_text())
+        counts.append(results["num_gaussians"])
+        worst.append(min(row["psnr_before"] for row in results["figures"]))
+        assert ("sparse points" in capsys.readouterr().out) == (option == "--sparse-points")
+    assert counts[0] > counts[1]
+    assert worst[0] > worst[1]
+
+
 def test_the_network_may_see_smaller_photographs(weights, tmp_path):
-    options = ("--weights", weights, "--num-context", 2, "--steps", 2, "--max-size", 64)
+    options = ("--weights", weights, "--num-context", 2, "--steps", 2, "--max-size", 64, "--no-sparse-points")
     counts = []
     for size in ((), ("--network-size", 32)):
         assert reconstruct(EXAMPLE, tmp_path, *options, *size) == 0

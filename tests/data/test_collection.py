@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 import json
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -140,6 +142,20 @@ def test_a_depth_range_can_be_given(folder):
     plain = open_collection(folder / "beta").views(0, [0, 3])
     views = open_collection(folder / "beta", CollectionConfig(far=20.0)).views(0, [0, 3])
     torch.testing.assert_close(views.near, plain.near)
+
+
+def test_views_hold_sparse_points_where_they_are_wanted_and_there():
+    room = Path(__file__).parents[2] / "examples" / "room"
+    assert open_collection(room).views(0, [0, 3]).points is None
+    collection = open_collection(room, CollectionConfig(sparse_points=True, near=0.5))
+    views, cloud = collection.views(0, [0, 3]), collection.scene(0).points
+    assert views.points is not None
+    assert cloud is not None
+    torch.testing.assert_close(views.points.positions, torch.from_numpy(cloud.points).float())
+    torch.testing.assert_close(views.points.colors, torch.from_numpy(cloud.colors).float())
+    pointless = replace(load_scene(room), points=None)
+    without = SceneCollection.from_scenes([pointless], CollectionConfig(sparse_points=True))
+    assert without.views(0, [0, 3]).points is None
 
 
 def test_scenes_at_hand_get_a_name_each(folder):

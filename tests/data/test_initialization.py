@@ -65,3 +65,12 @@ def test_points_in_views():
     points = np.array([[0, 0, 1.0], [0.4, 0, 1], [0.6, 0, 1], [0, 0, -1]])
     inside = points_in_views(PointCloud(points, np.zeros_like(points)), camera)
     assert inside.tolist() == [True, True, False, False]
+
+
+def test_some_of_the_points_keep_the_sizes_that_all_give_them():
+    points, only = cloud(), torch.zeros(50, dtype=torch.bool)
+    only[[3, 20, 49]] = True
+    everyone, some = gaussians_from_points(points), gaussians_from_points(points, only=only)
+    assert torch.equal(some.flatten(), everyone[only].flatten())
+    with pytest.raises(ValueError, match="not both"):
+        gaussians_from_points(points, only=only, max_gaussians=3)

@@ -7,7 +7,7 @@ import torch
 from ns_diff3r.data import BatchSampler, SamplerConfig, SceneError, open_collection
 from ns_diff3r.data.mirroring import mirrored_cameras, mirrored_views
 from ns_diff3r.rasterization import render
-from ns_diff3r.splats import Cameras, Gaussians, Views
+from ns_diff3r.splats import Cameras, Gaussians, SparsePoints, Views
 from tests.data.scene_files import write_scene
 from tests.scenes import make_scene
 
@@ -51,7 +51,8 @@ def test_mirroring_twice_changes_nothing():
     _, cameras = make_scene("generic", dtype=torch.float64)
     images = torch.rand(cameras.num_views, cameras.height, cameras.width, 3, dtype=torch.float64)
     near = torch.ones(cameras.num_views, dtype=torch.float64)
-    views = Views(images, cameras, near, 9 * near)
+    points = SparsePoints(torch.randn(5, 3).double(), torch.rand(5, 3).double())
+    views = Views(images, cameras, near, 9 * near, points)
     once, twice = mirrored_views(views), mirrored_views(mirrored_views(views))
     assert torch.linalg.det(once.cameras.viewmats[:, :3, :3]).min() > 0.99
     assert not torch.equal(once.images, images)
@@ -60,6 +61,19 @@ def test_mirroring_twice_changes_nothing():
     assert torch.equal(once.far, 9 * near)
     torch.testing.assert_close(twice.cameras.viewmats, cameras.viewmats, atol=0, rtol=0)
     torch.testing.assert_close(twice.cameras.Ks, cameras.Ks, atol=1e-12, rtol=0)
+    assert once.points is not None
+    assert twice.points is not None
+    assert torch.equal(twice.points.positions, points.positions)
+    pixels = [project(v.cameras, p.positions) for v, p in ((views, points), (once, once.points))]
+    torch.testing.assert_close(pixels[1][..., 0], cameras.width - pixels[0][..., 0])
+    torch.testing.assert_close(pixels[1][..., 1], pixels[0][..., 1])
+
+
+def project(cameras: Cameras, positions: torch.Tensor) -> torch.Tensor:
+    """[V, P, 2] pixels."""
+    local = torch.einsum("vij,pj->vpi", cameras.viewmats[:, :3, :3], positions) + cameras.viewmats[:, None, :3, 3]
+    image = torch.einsum("vij,vpj->vpi", cameras.Ks, local)
+    return image[..., :2] / image[..., 2:]
 
 
 def test_flips_are_a_function_of_seed_and_step_and_leave_the_choice_of_views(tmp_path):

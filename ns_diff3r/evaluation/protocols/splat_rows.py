@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from ...data.batches import SceneBatch
-from ...splats import Cameras, Gaussians, Views
+from ...splats import Cameras, Gaussians
 from ...training.config import TrainingConfig
 from ..alignment import CameraAlignment, align_cameras
 from .rows import Row, RowPrediction, row_settings
@@ -60,7 +61,7 @@ class SplatRow(Row):
         if not cameras_file.is_file():
             return RowPrediction(gaussians, None, batch.context, batch.targets.cameras)
         context, targets, alignment = _cameras_of(cameras_file, batch, self.protocol)
-        views = Views(batch.context.images, context, batch.context.near, batch.context.far)
+        views = replace(batch.context, cameras=context)
         return RowPrediction(gaussians, None, views, targets, alignment)
 
 

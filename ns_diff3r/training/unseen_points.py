@@ -1,0 +1,79 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gaussians where sparse points are and no context view looks: a network that gives each pixel a Gaussian leaves those
+places empty, and there the points know more than the photographs that are used."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..data import PointCloud, gaussians_from_points
+from ..splats import Gaussians, SparsePoints, Views
+
+BEHIND = 0.1
+"""A point is hidden from a view if it lies this much (of the depth there) behind the surface that was predicted."""
+FEWEST = 2
+"""Points that there must be, their distances giving the sizes."""
+
+
+@torch.no_grad()
+def unseen_points(
+    gaussians: Gaussians, grid: tuple[int, int, int] | None, context: Views, points: SparsePoints
+) -> Bool[Tensor, " P"]:
+    """Which points lie outside every context view, or behind what was predicted for it.
+
+    Args:
+        gaussians: as predicted, of which the first are one per pixel.
+        grid: (views, height, width) of those, see `Prediction.grid`; None: nothing hides anything.
+        context: the views.
+        points: in the world of the views.
+    """
+    positions = points.positions.double()
+    seen = torch.zeros(points.num_points, dtype=torch.bool, device=positions.device)
+    cameras = context.cameras.to(dtype=torch.float64)
+    for view in range(context.num_views):
+        depth, pixel = _project(positions, cameras.viewmats[view], cameras.Ks[view])
+        inside = (depth > 0) & (pixel >= 0).all(1)
+        inside &= (pixel[:, 0] < cameras.width) & (pixel[:, 1] < cameras.height)
+        if grid is not None:
+            _, height, width = grid
+            means = gaussians.means[view * height * width :][: height * width].detach().double()
+            surface, _ = _project(means, cameras.viewmats[view], cameras.Ks[view])
+            column = (pixel[:, 0] * (width / cameras.width)).clamp(0, width - 1).nan_to_num(0.0).long()
+            row = (pixel[:, 1] * (height / cameras.height)).clamp(0, height - 1).nan_to_num(0.0).long()
+            inside &= depth < (1 + BEHIND) * surface[row * width + column]
+        seen |= inside
+    return ~seen
+
+
+def with_unseen_points(
+    gaussians: Gaussians,
+    prior: dict[str, Float[Tensor, "N ..."]] | None,
+    grid: tuple[int, int, int] | None,
+    context: Views,
+) -> tuple[Gaussians, dict[str, Float[Tensor, "M ..."]] | None]:
+    """θ⁰ and λ with a faint round Gaussian for every point of `context.points` that no view sees; their λ is the
+    geometric mean of the others'."""
+    points = context.points
+    if points is None or points.num_points < FEWEST:
+        return gaussians, prior
+    unseen = unseen_points(gaussians, grid, context, points)
+    count = int(unseen.sum())
+    if count == 0:
+        return gaussians, prior
+    cloud = PointCloud(*(x.detach().double().cpu().numpy() for x in (points.positions, points.colors)))
+    added = gaussians_from_points(cloud, sh_degree=gaussians.sh_degree, only=unseen.cpu(), dtype=gaussians.dtype)
+    gaussians = Gaussians.concatenate([gaussians, added.to(gaussians.device)])
+    if prior is not None:
+        means = {name: value.log().mean(0, keepdim=True).exp() for name, value in prior.items()}
+        prior = {n: torch.cat([v, means[n].expand(count, *v.shape[1:])]) for n, v in prior.items()}
+    return gaussians, prior
+
+
+def _project(
+    positions: Float[Tensor, "P 3"], viewmat: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"]
+) -> tuple[Float[Tensor, " P"], Float[Tensor, "P 2"]]:
+    """(depth, position in the image in pixels)."""
+    local = positions @ viewmat[:3, :3].T + viewmat[:3, 3]
+    return local[:, 2], (local @ K.T)[:, :2] / local[:, 2:]
