@@ -22,11 +22,14 @@ def main() -> None:
     parser.add_argument("--credits", default="")
     parser.add_argument("--max-size", type=int, help="longest side at which commands take photographs by default")
     parser.add_argument("--working-size", type=int, help="longest side at which the network sees them by default")
+    parser.add_argument("--scale-eval", choices=("training", "scene"), help="D of test-time optimisation by default")
     options = parser.parse_args()
     network = open_weights(options.run)
     if options.working_size is not None:
         network = at_working_size(network, options.working_size)
     settings = network.settings
+    if options.scale_eval is not None:
+        settings = replace(settings, training=replace(settings.training, tto_scale_eval=options.scale_eval))
     if options.max_size is not None:
         collection = replace(settings.collection, image_size=None, max_size=options.max_size)
         settings = replace(settings, collection=collection)
