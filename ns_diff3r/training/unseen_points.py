@@ -4,17 +4,25 @@ places empty, and there the points know more than the photographs that are used.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..data import PointCloud, gaussians_from_points
+from ..data.initialization import neighbor_distances
 from ..splats import Gaussians, SparsePoints, Views
 
 BEHIND = 0.1
 """A point is hidden from a view if it lies this much (of the depth there) behind the surface that was predicted."""
 FEWEST = 2
 """Points that there must be, their distances giving the sizes."""
+LARGEST = 8.0
+"""Bound of the sizes, in units of the typical distance between points: a point that lies alone is often a wrong one,
+and would be drawn all over the picture."""
+SAMPLES = 512
+"""Points whose distances say what is typical."""
 
 
 @torch.no_grad()
@@ -53,8 +61,8 @@ def with_unseen_points(
     grid: tuple[int, int, int] | None,
     context: Views,
 ) -> tuple[Gaussians, dict[str, Float[Tensor, "M ..."]] | None]:
-    """θ⁰ and λ with a faint round Gaussian for every point of `context.points` that no view sees; their λ is the
-    geometric mean of the others'."""
+    """θ⁰ and λ with a faint round Gaussian for every point of `context.points` that no view sees, as wide as the points
+    are apart there; its λ is the geometric mean of the others'."""
     points = context.points
     if points is None or points.num_points < FEWEST:
         return gaussians, prior
@@ -64,6 +72,9 @@ def with_unseen_points(
         return gaussians, prior
     cloud = PointCloud(*(x.detach().double().cpu().numpy() for x in (points.positions, points.colors)))
     added = gaussians_from_points(cloud, sh_degree=gaussians.sh_degree, only=unseen.cpu(), dtype=gaussians.dtype)
+    positions = torch.from_numpy(cloud.points)
+    typical = neighbor_distances(positions, 3, of=positions[:: max(1, len(positions) // SAMPLES)]).median()
+    added = replace(added, scales=added.scales.clamp(max=float((LARGEST * typical).log())))
     gaussians = Gaussians.concatenate([gaussians, added.to(gaussians.device)])
     if prior is not None:
         means = {name: value.log().mean(0, keepdim=True).exp() for name, value in prior.items()}

@@ -94,3 +94,15 @@ def test_d_is_that_of_training_or_of_the_scene(context):
     assert len(set(of_scene.curvature_scale.values())) > 1
     with pytest.raises(ValueError, match="tto_scale_eval"):
         replace(module.config, tto_scale_eval="neither")
+
+
+def test_a_point_that_lies_alone_is_not_drawn_all_over_the_picture(context):
+    network = make_network()
+    count = network(context, with_prior=False).gaussians.num_gaussians
+    grid = 0.1 * torch.stack(torch.meshgrid(*[torch.arange(5.0)] * 3, indexing="ij"), -1).view(-1, 3)
+    aside = points_of(context, 3.0, [(50.0 * context.cameras.width, 0.0)]) + grid
+    alone = points_of(context, 3.0, [(-90.0 * context.cameras.width, 0.0)])
+    positions = torch.cat([aside, alone])
+    added = network(replace(context, points=SparsePoints(positions, torch.full_like(positions, 0.5)))).gaussians[count:]
+    torch.testing.assert_close(added.scales_activated[:-1], torch.full((125, 3), 0.1))
+    torch.testing.assert_close(added.scales_activated[-1], torch.full((3,), 0.8), rtol=1e-3, atol=0)
