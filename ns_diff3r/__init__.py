@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .rasterization import linearize, render
     from .solver import DifferentiableTTO, TTOConfig
-    from .splats import Cameras, Gaussians, Views
+    from .splats import Cameras, Gaussians, SparsePoints, Views
 
 __version__ = "0.1.0"
 
 _MODULES = {
     "Cameras": "splats",
     "Gaussians": "splats",
+    "SparsePoints": "splats",
     "Views": "splats",
     "linearize": "rasterization",
     "render": "rasterization",
@@ -25,7 +26,17 @@ _MODULES = {
     "TTOConfig": "solver",
 }
 
-__all__ = ["Cameras", "DifferentiableTTO", "Gaussians", "TTOConfig", "Views", "__version__", "linearize", "render"]
+__all__ = [
+    "Cameras",
+    "DifferentiableTTO",
+    "Gaussians",
+    "SparsePoints",
+    "TTOConfig",
+    "Views",
+    "__version__",
+    "linearize",
+    "render",
+]
 
 
 def __getattr__(name: str) -> object:
