@@ -59,6 +59,8 @@ def test_the_zip_and_meta_json_hold_the_same(tmp_path, within):
     expected = Gaussians.load(folder)
     assert_same(Gaussians.load(folder / "meta.json"), expected)
     path = zipped(folder, tmp_path / "scene.sog", within)
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(f"{within}older/meta.json", "{}")  # the one nearest to the root counts
     shutil.rmtree(folder)
     assert_same(Gaussians.load(path), expected)
     assert_same(Gaussians.load(path.rename(tmp_path / "scene.zip")), expected)  # by its contents
