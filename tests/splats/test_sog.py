@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from PIL.WebPImagePlugin import WebPImageFile
 
 from ns_diff3r.splats import Gaussians
 from ns_diff3r.splats.eight_bit import LOGIT_LIMIT
@@ -157,7 +158,7 @@ def test_wrong_fields(tmp_path, version, what, value, message):
         Gaussians.load(zipped(folder, tmp_path / "scene.sog"))
 
 
-def test_wrong_folders_and_images(tmp_path):
+def test_wrong_folders_and_images(tmp_path, monkeypatch):
     folder = tmp_path / "scene"
     write_sog(folder, random_gaussians(COUNT, 0), 2)
     image = folder / "quats.webp"
@@ -174,8 +175,12 @@ def test_wrong_folders_and_images(tmp_path):
         Gaussians.load(folder)
     Image.fromarray(np.zeros((4000, 4000, 4), dtype=np.uint8)).save(image, lossless=True)  # a bomb: 16 million pixels
     assert image.stat().st_size < 10_000
+    decoded = []
+    load = WebPImageFile.load
+    monkeypatch.setattr(WebPImageFile, "load", lambda image: decoded.append(image.size) or load(image))
     with pytest.raises(ValueError, match="has 4000 × 4000 pixels, but no more than 65536 can be needed"):
         Gaussians.load(folder)
+    assert set(decoded) == {(8, 38)}  # the others
     for text, message in (
         ("[1]", "must hold a JSON object, got list"),
         ("{", "not readable as JSON"),
