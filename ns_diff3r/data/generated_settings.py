@@ -31,7 +31,7 @@ class GeneratedConfig(DefaultsForMissingFields):
     num_textures: int = 384
     """Textures that scenes take theirs from, about 0.25 MiB each."""
     splats: Path | None = None
-    """Folder of trained splats (.ply, .splat, .spz) that stand in some scenes; mind the licence of each."""
+    """Folder of trained splats (.ply, .splat, .spz, .sog) that stand in some scenes; mind the licence of each."""
     splat_share: float = 0.3
     """Share of the scenes in which one stands."""
 

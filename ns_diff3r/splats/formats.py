@@ -12,15 +12,19 @@ from .covariances import SCALE_MIN
 from .eight_bit import logits_of_bytes
 from .gaussians import Gaussians
 from .ply import read_ply
+from .sog import read_sog
 from .spherical_harmonics import rgb_to_sh0
 from .spz import read_spz
 
 SPLAT_RECORD = np.dtype([("means", "<f4", 3), ("scales", "<f4", 3), ("rgba", "u1", 4), ("quats", "u1", 4)])
-KNOWN = ".ply (standard 3DGS or SuperSplat's compressed), .splat, .spz"
+ZIP_MAGIC = b"PK\x03\x04"
+KNOWN = ".ply (standard 3DGS or SuperSplat's compressed), .splat, .spz, .sog (or its folder with meta.json)"
 
 
 def load_gaussians(path: str | Path) -> Gaussians:
-    """Read Gaussians, float32, from .ply (standard or compressed), .splat or .spz, told apart by contents, then name.
+    """Read Gaussians, float32, from any known format, told apart by contents, then name.
+
+    These are .ply (standard or compressed), .splat, .spz and SOG, which is a .sog file, a folder, or its meta.json.
 
     Raises:
         FileNotFoundError: no such file.
@@ -28,6 +32,8 @@ def load_gaussians(path: str | Path) -> Gaussians:
         ValueError: another format, or a file that does not hold what its format needs; names the file.
     """
     path = Path(path)
+    if path.is_dir():
+        return read_sog(path)
     with path.open("rb") as stream:
         magic = stream.read(4)
     suffix = path.suffix.lower()
@@ -35,6 +41,8 @@ def load_gaussians(path: str | Path) -> Gaussians:
         return read_ply(path)
     if magic == b"NGSP" or suffix == ".spz":
         return read_spz(path)
+    if magic == ZIP_MAGIC or suffix in (".sog", ".json"):
+        return read_sog(path)
     if suffix == ".splat":
         return read_splat(path)
     raise ValueError(f"{path}: unknown format; Gaussians are read from {KNOWN}")

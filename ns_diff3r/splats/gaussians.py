@@ -278,7 +278,7 @@ class Gaussians:
 
     @staticmethod
     def load(path: str | Path) -> Gaussians:
-        """Read .ply (standard or compressed), .splat or .spz; see `formats.load_gaussians`."""
+        """Read .ply (standard or compressed), .splat, .spz or SOG; see `formats.load_gaussians`."""
         from .formats import load_gaussians
 
         return load_gaussians(path)

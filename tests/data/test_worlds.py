@@ -19,6 +19,7 @@ from ns_diff3r.data.worlds.solids import Shape, first_hits
 from ns_diff3r.data.worlds.splat_objects import place_splat, splat_objects
 from ns_diff3r.data.worlds.textures import SIZE, TextureBank
 from ns_diff3r.data.worlds.world import Light, World
+from tests.splats.sog_writing import write_sog, zipped
 
 SMALL = GeneratedConfig(num_textures=16, num_views=6)
 
@@ -197,6 +198,15 @@ def test_trained_splats_stand_upright_where_they_are_put(tmp_path):
     points = placed.points(50).points
     assert np.abs(points[:, 2] - 0.5).max() < 0.7
     assert np.abs(points[:, :2] - [1.0, 2.0]).max() < 0.5
+
+
+def test_a_folder_of_splats_may_hold_sogs(tmp_path):
+    ball_of_gaussians(tmp_path)
+    gaussians = Gaussians.load(tmp_path / "ball.ply")
+    write_sog(tmp_path / "other", gaussians[:100], version=2)
+    zipped(tmp_path / "other", tmp_path / "third.sog")
+    (tmp_path / "notes").mkdir()
+    assert [splat.gaussians.num_gaussians for splat in splat_objects(tmp_path)] == [400, 100, 100]
 
 
 def test_scenes_with_splats_have_them(tmp_path):

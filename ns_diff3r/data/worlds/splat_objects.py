@@ -15,11 +15,12 @@ from torch import Tensor
 from ...rasterization import render
 from ...splats import Cameras, Gaussians
 from ...splats.formats import load_gaussians
+from ...splats.sog_files import META
 from ...splats.spherical_harmonics import sh0_to_rgb
 from ..errors import SceneError
 from ..scenes import PointCloud
 
-SUFFIXES = (".ply", ".splat", ".spz")
+SUFFIXES = (".ply", ".splat", ".spz", ".sog")
 EXTENT = 0.98
 """Share of the opaque Gaussians along each axis that makes an object's extent; the rest are floaters."""
 UPRIGHT = np.diag([1.0, -1.0, -1.0])[[0, 2, 1]] * np.array([[1.0], [-1.0], [1.0]])
@@ -81,13 +82,17 @@ class PlacedSplat:
 def splat_objects(folder: Path) -> tuple[SplatObject, ...]:
     """Every splat of a folder, in the order of their names; all are held in memory.
 
+    A folder in it is one if it holds a SOG's meta.json.
+
     Raises:
         SceneError: no such folder, no splat in it, or one that cannot be read; names it.
     """
-    files = sorted(f for f in folder.iterdir() if f.suffix in SUFFIXES) if folder.is_dir() else []
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    files = [f for f in inside if f.suffix in SUFFIXES or (f / META).is_file()]
     if not files:
         raise SceneError(
-            f"{folder}: no trained splats there ({', '.join(SUFFIXES)}); generated.splats is a folder of them"
+            f"{folder}: no trained splats there ({', '.join(SUFFIXES)}, folders with {META}); generated.splats is a "
+            "folder of them"
         )
     found = []
     for file in files:
