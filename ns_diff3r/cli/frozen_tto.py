@@ -3,7 +3,8 @@
 
 TTO jumps where the depth order flips, a pair crosses a threshold or an L1 sign changes, and where a first gradient
 changes its sign, Adam's first step being a full learning rate either way. So the run is recorded once and replayed at
-other starts and priors with the linearisations and the first step of the record (docs/design.md §7).
+other starts and priors with the linearisations and the first step of the record (docs/design.md §7). What rounding did
+to the steps of a run in lower precision is kept as well: an optimisation is chaotic enough that it leads elsewhere.
 """
 
 from __future__ import annotations
@@ -36,8 +37,10 @@ from ..solver.inner import (
     run_trajectory,
 )
 from ..solver.inner.adam import AdamAdjoint
+from ..solver.inner.protocol import StepAdjoint
 from ..solver.prior import Prior
 from ..solver.problem import DecidedProblem, InnerProblem, SceneProblem
+from ..solver.vector_ops import ParameterRange
 from ..splats import GROUPS, Cameras, Gaussians, Views
 
 
@@ -72,7 +75,9 @@ class FrozenTTO:
         """Run TTO from `start` with λ = `multiplier` and keep its linearisations.
 
         With `decided_in`, say float32, the same run is taken in that precision first, and everything discrete stays as
-        it was there: rounding alone makes two runs flip different L1 signs, and they part.
+        it was there: rounding alone makes two runs flip different L1 signs, and they part. What rounding did to each of
+        its steps (of an optimiser that has an adjoint) is added to them as a constant, so that the recorded run passes
+        through its iterates.
         """
 
         def around(cameras: Cameras, gaussians: Gaussians) -> Linearization:
@@ -106,6 +111,8 @@ class FrozenTTO:
             _Run.of(config, optimizer, *rounded, scale).trajectory(replace(other, linearize=watched))
             problem = DecidedProblem(scene(context), other, places)
             optimizer = _with_first_step(optimizer, places)
+            if isinstance(optimizer, DifferentiableOptimizer):
+                optimizer = _RoundedSteps(optimizer, places, [])
         trajectory = _Run.of(config, optimizer, start, multiplier, scale).trajectory(problem, record=True)
         if decided_in is None:
             outer = around(targets.cameras, start.unflatten(trajectory.theta))
@@ -219,6 +226,41 @@ class _FirstStepAdjoint(AdamAdjoint):
         if record.state["step"] == 1:
             self.adam = replace(self.adam, epsilon=0.0)  # with which the step depends on the sign of g alone
         return super().pull(record, cotangent)
+
+
+@dataclass(frozen=True, eq=False)
+class _RoundedSteps:
+    """A rule whose steps differ by constants from those of `optimizer`: by what led another run through `iterates`."""
+
+    optimizer: DifferentiableOptimizer
+    iterates: Sequence[Gaussians]
+    """θ_0 … θ_K of that run."""
+    rounding: list[Float[Tensor, " P"]]
+    """Of every step, filled while the run is taken for the first time."""
+
+    def init(self, theta: Gaussians) -> InnerState:
+        return self.optimizer.init(theta)
+
+    def step(self, state: InnerState, point: InnerPoint, out: Float[Tensor, " P"]) -> InnerStep:
+        done = self.optimizer.step(state, point, out)
+        if len(self.rounding) == point.step:
+            wanted = self.iterates[point.step + 1].flatten().to(done.theta)
+            self.rounding.append((wanted - done.theta).float())  # tiny, and one vector a step
+        done.theta.add_(self.rounding[point.step])
+        return done
+
+    def rates(self, step: int) -> dict[str, float]:
+        return self.optimizer.rates(step)
+
+    def adjoint(self, template: Gaussians, frozen: frozenset[str]) -> StepAdjoint:
+        return self.optimizer.adjoint(template, frozen)
+
+    def unrolled_step(
+        self, state: InnerState, theta: Float[Tensor, " P"], gradient: Float[Tensor, " P"], ranges: list[ParameterRange]
+    ) -> tuple[Float[Tensor, " P"], InnerState]:
+        step = state["step"]
+        theta, state = self.optimizer.unrolled_step(state, theta, gradient, ranges)
+        return theta + self.rounding[step], state
 
 
 def _with_first_step(optimizer: InnerOptimizer, steps: Sequence[Gaussians]) -> InnerOptimizer:

@@ -9,8 +9,12 @@ import torch
 from ns_diff3r.cli.frozen_tto import FrozenTTO
 from ns_diff3r.cli.ruler import Problem, Ruler, mode_gradient
 from ns_diff3r.data.generated import pixel_aligned_scene
-from ns_diff3r.rasterization import render
+from ns_diff3r.rasterization import linearize, render
 from ns_diff3r.solver import ImageLoss, TTOConfig
+from ns_diff3r.solver.image_loss import ImageObjective
+from ns_diff3r.solver.inner import run_trajectory
+from ns_diff3r.solver.prior import Prior
+from ns_diff3r.solver.problem import SceneProblem
 from ns_diff3r.splats import Views
 
 
@@ -48,6 +52,29 @@ def test_decisions_of_the_same_precision_are_its_own(problem):
     moved = start + 1e-4 * torch.randn(start.shape, dtype=start.dtype, generator=torch.Generator().manual_seed(1))
     assert decided(moved, multiplier) == pytest.approx(own(moved, multiplier), rel=1e-12)
     assert decided(start, multiplier) == pytest.approx(own(start, multiplier), rel=1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_the_recorded_run_is_that_of_the_other_precision(problem, optimizer):
+    config = replace(problem.config, num_steps=20, optimizer=optimizer)
+    multiplier = torch.ones(problem.start.num_parameters, dtype=torch.float64)
+    scale = dict.fromkeys(problem.start.group_slices(), 1.0)
+    views = [view.to(dtype=torch.float32).to(dtype=torch.float64) for view in (problem.context, problem.targets)]
+    recorded = FrozenTTO.record(config, problem.start, multiplier, scale, *views, decided_in=torch.float32)
+    single = problem.start.to(dtype=torch.float32)
+    prior = Prior(single.flatten(), multiplier.float(), list(scale.values()), single.group_slices())
+    objective = ImageObjective(config.loss, views[0].images.float())
+    cameras = views[0].cameras.to(dtype=torch.float32)
+    other = run_trajectory(
+        SceneProblem(objective, lambda gaussians: linearize(gaussians, cameras, freeze="pairs")),
+        single,
+        config.make_optimizer(),
+        20,
+        prior,
+    )
+    torch.testing.assert_close(recorded.trajectory.theta.float(), other.theta, rtol=0, atol=0)
+    alone = FrozenTTO.record(config, problem.start, multiplier, scale, *views)
+    assert not torch.equal(alone.trajectory.theta.float(), other.theta)
 
 
 @pytest.mark.parametrize("decided_in", [None, torch.float32])
