@@ -108,6 +108,8 @@ def tiny_config(**changes: Any) -> CompactConfig:
 class CompactBackbone(Backbone):
     """See the module."""
 
+    uses_points = True
+
     def __init__(self, config: CompactConfig) -> None:
         super().__init__()
         self.config = config

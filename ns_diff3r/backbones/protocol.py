@@ -65,12 +65,12 @@ class Backbone(nn.Module, ABC):
     """Degree of the spherical harmonics of the predicted Gaussians, 0 to 4."""
     predicts_cameras: bool = False
     """Whether it does without the cameras of the context, and says in `Prediction.cameras` what it found."""
+    uses_points: bool = False
+    """Whether it reads `Views.points` of the context; Gaussians are then added for those that no view sees."""
 
     @abstractmethod
     def forward(self, context: Views) -> Prediction:
         """Predict the Gaussians of the scene that `context` shows, in the world of its cameras.
-
-        `context.points` may be used where there are some, and need not be.
 
         Raises:
             ValueError: too few views, or a depth range that the network needs and `context` lacks.

@@ -48,8 +48,9 @@ class Reconstruct:
     """Longest side of the photographs as the network sees them; it predicts a Gaussian for every pixel of these, and
     test-time optimisation then sees `max_size`. Compact network only; default: as its weights say."""
     sparse_points: bool = True
-    """Use the scene's sparse points, where it has them: depths then agree with them, and what no photograph in
-    use shows is made of them. Registration triangulated them from all photographs, those held out among them."""
+    """Use the scene's sparse points, where it has them and the network (compact) reads them: depths then agree with
+    them, and what no photograph in use shows is made of them. Registration triangulated them from all photographs,
+    those held out among them."""
     hold_out: bool = False
     """Hold every 8th photograph out, and compare with it before and after optimisation."""
     nerfstudio_run: bool = True
@@ -81,10 +82,11 @@ class Reconstruct:
         frames = sampler.evaluation(0)[0]
         context = collection.views(0, frames)
         names = [collection.scene(0).frames[i].image_path.name for i in frames]
+        reads_points = network.module.network.backbone.uses_points
         print(
             f"{scene}: {len(frames)} of {collection.scene(0).num_frames} photographs, "
             f"{context.cameras.width}x{context.cameras.height}: {', '.join(names)}"
-            + ("" if context.points is None else f"; {context.points.num_points} sparse points")
+            + (f"; {context.points.num_points} sparse points" if context.points is not None and reads_points else "")
         )
         begin = time.perf_counter()
         total = network.module.config.evaluation_config(self.steps).num_steps

@@ -46,8 +46,9 @@ class CollectionConfig(DefaultsForMissingFields):
     far: float | None = None
     """Largest depth of every view in world units; default: from each scene's points or cameras."""
     sparse_points: bool = False
-    """Give the network the scene's sparse points, where it has them: depths then agree with them, and what no context
-    view sees is made of them. Registration triangulates them from all photographs, those held out among them."""
+    """Give the network the scene's sparse points, where it has them and the network (compact) reads them: depths then
+    agree with them, and what no context view sees is made of them. Registration triangulates them from all photographs,
+    those held out among them."""
     cache_megabytes: int = 1024
     """Memory for images that have been read, in MiB."""
     generated: GeneratedConfig = field(default_factory=GeneratedConfig)

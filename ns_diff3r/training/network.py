@@ -45,7 +45,7 @@ class Diff3RNetwork(PublishedState):
     def forward(self, context: Views, with_prior: bool = True) -> NetworkOutput:
         """Predict the scene that `context` shows; λ only on request (the first stage does without).
 
-        With `context.points`, a Gaussian is added for each of them that no view sees.
+        With `context.points`, and a backbone that reads them, a Gaussian is added for each that no view sees.
 
         Raises:
             ValueError: what the backbone refuses (too few views, no depth range).
@@ -53,7 +53,7 @@ class Diff3RNetwork(PublishedState):
         prediction = self.backbone(context)
         prior = self.uncertainty_head(prediction.features) if with_prior else None
         gaussians = prediction.gaussians
-        if context.points is not None and prediction.cameras is None:
+        if context.points is not None and self.backbone.uses_points:
             gaussians, prior = with_unseen_points(gaussians, prior, prediction.grid, context)
         return NetworkOutput(gaussians, prior, prediction)
 

@@ -29,6 +29,8 @@ class ToyConfig(BackboneConfig):
 class ToyBackbone(Backbone):
     """One Gaussian per pixel of every view, at a depth between 2 and 5, nearly its pixel's size and colour."""
 
+    uses_points = True
+
     def __init__(self, config: ToyConfig) -> None:
         super().__init__()
         self.feature_dim, self.sh_degree = FEATURES, config.sh_degree

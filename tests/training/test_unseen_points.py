@@ -73,6 +73,13 @@ def test_nothing_is_added_where_everything_is_seen(context):
     assert output.prior is None
 
 
+def test_a_backbone_that_does_not_read_points_stays_as_it_is(context):
+    network = make_network()
+    network.backbone.uses_points = False
+    output = network(replace(context, points=cloud(context)))
+    assert output.gaussians is output.prediction.gaussians
+
+
 def test_they_go_through_the_optimisation(context):
     module = TrainingModule(make_network(), make_config())
     found = reconstruct(module, replace(context, points=cloud(context)), 2)
