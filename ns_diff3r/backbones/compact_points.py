@@ -50,9 +50,8 @@ def point_evidence(
     """
     candidates = candidate_fractions(num_depths, near)[:, :, 0]
     volumes = []
-    for view in range(views.num_views):
-        pixel, fraction = _points_in_view(views, view, near, far, stride, size)
-        cell = _cells(pixel, size)
+    for pixel, fraction in _points_in_views(views, near, far):
+        cell = _cells(pixel / stride, size)
         seen = _in_front(cell, fraction, size, HIDDEN / (num_depths - 1))
         cell, fraction = cell[seen], fraction[seen]
         said = (-0.5 * ((candidates - fraction) * ((num_depths - 1) / SPREAD)).square()).exp()
@@ -81,8 +80,7 @@ def point_correction(
     size = (fractions.shape[1], fractions.shape[2])
     extent = near.new_tensor([size[1], size[0]])
     maps = []
-    for view in range(views.num_views):
-        pixel, fraction = _points_in_view(views, view, near, far, 1, size)
+    for view, (pixel, fraction) in enumerate(_points_in_views(views, near, far)):
         at = (2 * pixel / extent - 1).to(fractions)[None, None]
         found = grid_sample(fractions[view][None, None], at, padding_mode="border", align_corners=False)
         missing = fraction - found[0, 0, 0].double()
@@ -93,20 +91,16 @@ def point_correction(
     return total / (weight + CORRECTION_DOUBT)
 
 
-def _points_in_view(
-    views: Views, view: int, near: Float[Tensor, " V"], far: Float[Tensor, " V"], stride: int, size: tuple[int, int]
-) -> tuple[Float[Tensor, "P 2"], Float[Tensor, " P"]]:
-    """(pixel, fraction of the inverse depth) of the points between near and far that lie in the image, float64."""
+def _points_in_views(
+    views: Views, near: Float[Tensor, " V"], far: Float[Tensor, " V"]
+) -> list[tuple[Float[Tensor, "P 2"], Float[Tensor, " P"]]]:
+    """(pixel, fraction of the inverse depth) of the points between near and far that lie in each image, float64."""
     assert views.points is not None
-    positions = views.points.positions.double()
-    viewmat, K = views.cameras.viewmats[view].double(), views.cameras.Ks[view].double()
-    local = positions @ viewmat[:3, :3].T + viewmat[:3, 3]
-    depth = local[:, 2]
-    pixel = (local @ K.T)[:, :2] / depth[:, None] / stride
-    fraction = (1 / depth - 1 / far[view]) / (1 / near[view] - 1 / far[view])
-    inside = (depth > 0) & (pixel >= 0).all(1) & (pixel[:, 0] < size[1]) & (pixel[:, 1] < size[0])
-    inside &= (fraction >= 0) & (fraction <= 1)
-    return pixel[inside], fraction[inside]
+    cameras = views.cameras.to(dtype=torch.float64)
+    pixels, depths = cameras.project(views.points.positions.double())
+    fractions = (1 / depths - 1 / far[:, None]) / (1 / near - 1 / far)[:, None]
+    inside = cameras.in_image(pixels, depths) & (fractions >= 0) & (fractions <= 1)
+    return [(pixels[view, inside[view]], fractions[view, inside[view]]) for view in range(views.num_views)]
 
 
 def _cells(pixel: Float[Tensor, "P 2"], size: tuple[int, int]) -> Int[Tensor, " P"]:

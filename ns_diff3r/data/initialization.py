@@ -95,11 +95,5 @@ def neighbor_distances(
 
 def points_in_views(cloud: PointCloud, cameras: Cameras) -> Bool[np.ndarray, " P"]:
     """Which points lie in front of and inside the image of at least one camera (occlusion is not considered)."""
-    points = torch.from_numpy(cloud.points).double()
     cameras = cameras.to(dtype=torch.float64, device="cpu")
-    local = torch.einsum("vij,pj->vpi", cameras.viewmats[:, :3, :3], points) + cameras.viewmats[:, None, :3, 3]
-    depth = local[..., 2]
-    pixel = torch.einsum("vij,vpj->vpi", cameras.Ks, local)[..., :2] / depth[..., None]
-    size = pixel.new_tensor([cameras.width, cameras.height])
-    inside = (depth > 0) & (pixel >= 0).all(dim=-1) & (pixel <= size).all(dim=-1)
-    return inside.any(dim=0).numpy()
+    return cameras.in_image(*cameras.project(torch.from_numpy(cloud.points).double())).any(dim=0).numpy()

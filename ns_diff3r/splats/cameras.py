@@ -86,6 +86,21 @@ class Cameras:
         rotations, translations = self.viewmats[:, :3, :3], self.viewmats[:, :3, 3]
         return -(rotations * translations[:, :, None]).sum(dim=1)
 
+    def project(self, points: Float[Tensor, "P 3"]) -> tuple[Float[Tensor, "V P 2"], Float[Tensor, "V P"]]:
+        """(pixels, depths) of world points in every view: the centre of the first pixel is at 0.5, depths are camera z.
+
+        Pixels are of the line through the point and the camera, also where the depth is not positive; not finite where
+        it is 0. Differentiable; of the points' dtype, which is that of the cameras.
+        """
+        local = torch.einsum("vij,pj->vpi", self.viewmats[:, :3, :3], points) + self.viewmats[:, None, :3, 3]
+        depths = local[..., 2]
+        return torch.einsum("vij,vpj->vpi", self.Ks[:, :2], local) / depths[..., None], depths
+
+    def in_image(self, pixels: Float[Tensor, "V P 2"], depths: Float[Tensor, "V P"]) -> Bool[Tensor, "V P"]:
+        """Which of `project`'s points lie in front of the camera and inside the image."""
+        size = pixels.new_tensor([self.width, self.height])
+        return (depths > 0) & (pixels >= 0).all(dim=-1) & (pixels < size).all(dim=-1)
+
     def __repr__(self) -> str:
         return (
             f"Cameras(num_views={self.num_views}, width={self.width}, height={self.height}, "

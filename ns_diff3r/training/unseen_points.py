@@ -37,22 +37,19 @@ def unseen_points(
         context: the views.
         points: in the world of the views.
     """
-    positions = points.positions.double()
-    seen = torch.zeros(points.num_points, dtype=torch.bool, device=positions.device)
     cameras = context.cameras.to(dtype=torch.float64)
-    for view in range(context.num_views):
-        depth, pixel = _project(positions, cameras.viewmats[view], cameras.Ks[view])
-        inside = (depth > 0) & (pixel >= 0).all(1)
-        inside &= (pixel[:, 0] < cameras.width) & (pixel[:, 1] < cameras.height)
-        if grid is not None:
-            _, height, width = grid
+    pixels, depths = cameras.project(points.positions.double())
+    seen = cameras.in_image(pixels, depths)
+    if grid is not None:
+        _, height, width = grid
+        scale = pixels.new_tensor([width / cameras.width, height / cameras.height])
+        for view in range(context.num_views):
             means = gaussians.means[view * height * width :][: height * width].detach().double()
-            surface, _ = _project(means, cameras.viewmats[view], cameras.Ks[view])
-            column = (pixel[:, 0] * (width / cameras.width)).clamp(0, width - 1).nan_to_num(0.0).long()
-            row = (pixel[:, 1] * (height / cameras.height)).clamp(0, height - 1).nan_to_num(0.0).long()
-            inside &= depth < (1 + BEHIND) * surface[row * width + column]
-        seen |= inside
-    return ~seen
+            surface = cameras[view].project(means)[1][0]
+            at = seen[view].nonzero()[:, 0]
+            column, row = (pixels[view, at] * scale).long().unbind(1)
+            seen[view, at] = depths[view, at] < (1 + BEHIND) * surface[row * width + column]
+    return ~seen.any(dim=0)
 
 
 def with_unseen_points(
@@ -80,11 +77,3 @@ def with_unseen_points(
         means = {name: value.log().mean(0, keepdim=True).exp() for name, value in prior.items()}
         prior = {n: torch.cat([v, means[n].expand(count, *v.shape[1:])]) for n, v in prior.items()}
     return gaussians, prior
-
-
-def _project(
-    positions: Float[Tensor, "P 3"], viewmat: Float[Tensor, "4 4"], K: Float[Tensor, "3 3"]
-) -> tuple[Float[Tensor, " P"], Float[Tensor, "P 2"]]:
-    """(depth, position in the image in pixels)."""
-    local = positions @ viewmat[:3, :3].T + viewmat[:3, 3]
-    return local[:, 2], (local @ K.T)[:, :2] / local[:, 2:]

@@ -133,3 +133,18 @@ def test_views_selection_and_conversion():
     assert single.dtype == single.cameras.dtype == torch.float32
     assert Views(IMAGES, GOOD)[0].near is None
     assert "near=None" in repr(Views(IMAGES, GOOD))
+
+
+def test_points_project_to_the_pixels_whose_rays_they_lie_on():
+    """Two views of size 8 x 6, the second turned about y by a right angle and moved."""
+    K = torch.tensor([[5.0, 0.0, 4.0], [0.0, 6.0, 3.0], [0.0, 0.0, 1.0]], dtype=torch.float64)
+    viewmats = torch.eye(4, dtype=torch.float64).repeat(2, 1, 1)
+    viewmats[1, :3, :3] = torch.tensor([[0.0, 0.0, -1.0], [0.0, 1.0, 0.0], [1.0, 0.0, 0.0]])
+    viewmats[1, :3, 3] = torch.tensor([0.0, 0.0, 2.0])
+    cameras = Cameras(viewmats, K.repeat(2, 1, 1), 8, 6)
+    points = torch.tensor([[0.0, 0.0, 2.0], [1.0, -1.0, 5.0], [3.0, 1.0, -0.5], [8.0, 0.0, 2.0]], dtype=torch.float64)
+    pixels, depths = cameras.project(points)
+    torch.testing.assert_close(depths, torch.tensor([[2.0, 5.0, -0.5, 2.0], [2.0, 3.0, 5.0, 10.0]]).double())
+    torch.testing.assert_close(pixels[0, :2], torch.tensor([[4.0, 3.0], [5.0, 1.8]]).double())
+    torch.testing.assert_close(pixels[1, 2], torch.tensor([4.5, 4.2]).double())
+    assert cameras.in_image(pixels, depths).tolist() == [[True, True, False, False], [False, False, True, True]]
