@@ -133,8 +133,10 @@ def analyse_item(
         "moved_freely": displacement(start, free, free_solution, config),
         "moved": displacement(start, held.after, held.solution, config),
     }
-    draws = random_strengths(module.network.uncertainty_head, held.output.prediction.features, num_random_heads)
-    random = RandomStrengths([draw[compared] for draw in draws])
+    features = held.output.prediction.features
+    compared[len(features) :] = False  # Gaussians of sparse points have a λ that the network did not give them
+    draws = random_strengths(module.network.uncertainty_head, features, num_random_heads)
+    random = RandomStrengths([draw[compared[: len(features)]] for draw in draws])
     of_any_group = {key: random.correlations(value[compared]) for key, value in shared.items()}
     correlations, log_strength, log_range, chance = {}, {}, {}, {}
     for group in GROUPS:

@@ -22,7 +22,7 @@ from ns_diff3r.evaluation.prior_findings import Finding, findings, strength_by_v
 from ns_diff3r.evaluation.rank_correlation import Correlation
 from ns_diff3r.evaluation.visibility import ContextVisibility
 from ns_diff3r.solver import LearningRates
-from ns_diff3r.splats import GROUPS
+from ns_diff3r.splats import GROUPS, SparsePoints
 from ns_diff3r.splats.frames import Similarity
 from ns_diff3r.training.inference import evaluation_layer, reconstruct
 from ns_diff3r.training.step import TrainingModule
@@ -127,6 +127,19 @@ def test_groups_that_stay_have_no_displacement(batch):
 def test_without_steps_there_is_nothing_to_compare(batch):
     with pytest.raises(ValueError, match="takes no step"):
         analyse_item(make_module(), batch, num_steps=0)
+
+
+def test_gaussians_of_sparse_points_are_not_compared(batch):
+    """Their λ is a mean of the others', and no random head has one for them."""
+    cameras = batch.context.cameras
+    ray = torch.tensor([50.0 * cameras.width, 0.0, 1.0]) @ torch.linalg.inv(cameras.Ks[0]).T
+    aside = (3.0 * ray - cameras.viewmats[0, :3, 3]) @ cameras.viewmats[0, :3, :3]
+    positions = aside + 0.1 * torch.eye(3)
+    points = SparsePoints(positions, torch.full_like(positions, 0.5))
+    plain = analyse_item(make_module(), batch)
+    found = analyse_item(make_module(), replace(batch, context=replace(batch.context, points=points)))
+    assert found.num_gaussians == plain.num_gaussians + 3
+    assert found.num_compared <= plain.num_gaussians
 
 
 def test_the_module_is_left_as_it_was(batch):
