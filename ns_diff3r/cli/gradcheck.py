@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from ..solver import TTOConfig, TTOSolution
     from ..splats import Gaussians, Views
+    from .kept_values import KeptValues
 
 ALL_COORDINATES_BELOW = 500
 
@@ -103,7 +104,8 @@ class Gradcheck:
     require_cosine: float | None = None
     """Fail if any cosine is smaller."""
     json: Path | None = None
-    """Write the results here."""
+    """Write the results here. Beside it differences are kept while they are taken (`….partial`): killed or stopped, the
+    same command goes on with those it lacks."""
 
     def config(self) -> TTOConfig:
         """Settings of the layer under test."""
@@ -141,7 +143,8 @@ class Gradcheck:
             from .gradcheck_modes import compare_modes
 
             return compare_modes(self, config, start, context, targets)
-        rows, report = check(self, config, start, context, targets)
+        kept = keep_differences(self)
+        rows, report = check(self, config, start, context, targets, kept)
         caption = (
             f"{start.num_gaussians} Gaussians, {context.num_views} context and {targets.num_views} target views of "
             f"{context.cameras.width}x{context.cameras.height}, {self.steps} {self.optimizer} steps, "
@@ -154,6 +157,7 @@ class Gradcheck:
             print(f"note: {warning}")
         if self.json is not None:
             write_json(self.json, {"command": plain(asdict(self)), "rows": rows, **report})
+        kept.finish()
         worst = min((row["cosine"] for row in rows if row["cosine"] == row["cosine"]), default=0.0)
         if self.require_cosine is not None and worst < self.require_cosine:
             print(f"FAILED: a cosine of {worst:.4f} is below {self.require_cosine}")
@@ -211,9 +215,9 @@ def layer_gradient(
 
 
 def check(
-    options: Gradcheck, config: TTOConfig, start: Gaussians, context: Views, targets: Views
+    options: Gradcheck, config: TTOConfig, start: Gaussians, context: Views, targets: Views, kept: KeptValues
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """One row per group for θ⁰ and for λ, and what the run reported."""
+    """One row per group for θ⁰ and for λ, and what the run reported; `kept` has the differences of a killed run."""
     import torch
     from rich.progress import Progress
 
@@ -230,6 +234,8 @@ def check(
     if drift > 1e-9:
         raise RuntimeError(f"the recorded run differs from the layer's by {drift:.2g}: they are not the same function")
 
+    evaluate = kept.of("check", recorded)
+    evaluate(point, multiplier)  # by which kept values are recognised
     every = start.num_gaussians < ALL_COORDINATES_BELOW and not options.few_directions
     count = 0 if every else options.directions
     rates = asdict(config.learning_rates)
@@ -242,8 +248,8 @@ def check(
         for seed, (name, part) in enumerate(groups.items()):
             unit, sizes = rates[name] or max(rates.values()), (options.prior_step, options.step)
             by_name = {
-                "λ": (lambda x: recorded(point, x), multiplier, by_multiplier, multiplier[part], sizes[0]),
-                "θ⁰": (lambda x: recorded(x, multiplier), point, by_start, unit, sizes[1]),
+                "λ": (lambda x: evaluate(point, x), multiplier, by_multiplier, multiplier[part], sizes[0]),
+                "θ⁰": (lambda x: evaluate(x, multiplier), point, by_start, unit, sizes[1]),
             }
             for to, (function, at, gradient, unit, size) in by_name.items():
                 agreement = compare(
@@ -268,6 +274,14 @@ def check(
         "inner_loss": [solution.loss_curve[0], solution.loss_curve[-1]],
     }
     return rows, report
+
+
+def keep_differences(options: Gradcheck) -> KeptValues:
+    """What a killed run of the same command has left beside its JSON; nothing is kept without one."""
+    from .kept_values import KeptValues
+
+    command = {name: value for name, value in plain(asdict(options)).items() if name not in ("json", "chart")}
+    return KeptValues(options.json and options.json.with_name(options.json.name + ".partial"), command)
 
 
 def plain(value: Any) -> Any:

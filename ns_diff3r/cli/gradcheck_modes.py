@@ -12,7 +12,7 @@ from rich.progress import Progress
 from ..solver import TTOConfig
 from ..splats import Gaussians, Views
 from .charts import line_chart
-from .gradcheck import Gradcheck, plain
+from .gradcheck import Gradcheck, keep_differences, plain
 from .ruler import EXACT, Problem, measure_modes
 from .tables import print_table, write_json
 
@@ -25,6 +25,7 @@ def compare_modes(options: Gradcheck, config: TTOConfig, start: Gaussians, conte
     loss = f"{options.loss} + {options.ssim_weight:g} SSIM"
     dtype = torch.float32 if options.precision == "float32" else torch.float64
     start = start.to(dtype=dtype).to(dtype=torch.float64)  # the same numbers for the modes and the differences
+    kept = keep_differences(options)
     summaries: list[dict[str, Any]] = []
     details: list[dict[str, Any]] = []
     groups = sum(p.stop > p.start and n not in options.frozen_groups for n, p in start.group_slices().items())
@@ -40,6 +41,7 @@ def compare_modes(options: Gradcheck, config: TTOConfig, start: Gaussians, conte
                     options.directions,
                     (options.step, options.prior_step),
                     lambda task=task: progress.advance(task),
+                    lambda function, key=f"{steps} steps, λ {prior:g}": kept.of(key, function),
                 )
             key = {"steps": steps, "λ": prior}
             summaries += [{**key, **row} for row in summary]
@@ -56,6 +58,7 @@ def compare_modes(options: Gradcheck, config: TTOConfig, start: Gaussians, conte
     if options.json is not None:
         content = {"command": plain(asdict(options)), "Gaussians": start.num_gaussians}
         write_json(options.json, {**content, "modes": summaries, "groups": details})
+    kept.finish()
     if options.chart is not None:
         series: dict[str, list[tuple[float, float]]] = {}
         for row in summaries:

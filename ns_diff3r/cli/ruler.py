@@ -23,6 +23,9 @@ from .directions import directions
 from .frozen_tto import FrozenTTO
 from .measure import reset_peak, resident_bytes
 
+Evaluation = Callable[[Tensor, Tensor], float]
+"""(start, multiplier) → the outer loss."""
+
 EXACT = "adjoint"
 MODES: dict[str, tuple[BackwardMode, BackwardConfig]] = {
     EXACT: (BackwardMode.ADJOINT, BackwardConfig()),
@@ -150,9 +153,15 @@ def compare_vectors(found: Tensor, truth: Tensor) -> tuple[float, float]:
 class Ruler:
     """The frozen optimisation of a problem, evaluated in float64, from which all comparisons of it are made."""
 
-    def __init__(self, problem: Problem, exact: ModeGradient, dtype: torch.dtype = torch.float64) -> None:
+    def __init__(
+        self,
+        problem: Problem,
+        exact: ModeGradient,
+        dtype: torch.dtype = torch.float64,
+        keep: Callable[[Evaluation], Evaluation] = lambda function: function,
+    ) -> None:
         """`exact`: whose own direction is among those along which differences are taken; `dtype`: its precision, in
-        which everything discrete is decided."""
+        which everything discrete is decided; `keep`: around the frozen optimisation (`KeptValues.of`)."""
         self.problem, self.exact = problem, exact
         self.start = problem.start.flatten().double()
         self.multiplier = torch.full_like(self.start, problem.prior)
@@ -163,13 +172,14 @@ class Ruler:
         views = [views.to(dtype=dtype).to(dtype=torch.float64) for views in (problem.context, problem.targets)]
         decided_in = None if dtype == torch.float64 else dtype
         self.recorded = FrozenTTO.record(problem.config, start, self.multiplier, scale, *views, decided_in=decided_in)
-        self.value = self.recorded(self.start, self.multiplier)
+        self.evaluate = keep(self.recorded)
+        self.value = self.evaluate(self.start, self.multiplier)
 
     def outer_loss(self, step: Float[Tensor, " P"], multiplier: bool) -> float:
         """L_out after θ⁰ (or λ) has been moved by `step`."""
         if multiplier:
-            return self.recorded(self.start, self.multiplier + step)
-        return self.recorded(self.start + step, self.multiplier)
+            return self.evaluate(self.start, self.multiplier + step)
+        return self.evaluate(self.start + step, self.multiplier)
 
     def differences(
         self, multiplier: bool, count: int, size: float, progress: Callable[[], object] = lambda: None
@@ -217,6 +227,7 @@ def measure_modes(
     count: int,
     sizes: tuple[float, float],
     progress: Callable[[], object] = lambda: None,
+    keep: Callable[[Evaluation], Evaluation] = lambda function: function,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """(one row a mode, one row a mode, gradient and group).
 
@@ -225,10 +236,11 @@ def measure_modes(
         count: directions per group for differences; 0: none, the exact adjoint is the only truth.
         sizes: steps of the differences to θ⁰ and to λ, in units.
         progress: called once a direction.
+        keep: around the function whose differences are taken (`KeptValues.of`).
     """
     found = {name: mode_gradient(problem, name, dtype) for name in dict.fromkeys((EXACT, *names))}
     exact = found[EXACT]
-    ruler = Ruler(problem, exact, dtype)
+    ruler = Ruler(problem, exact, dtype, keep)
     steps = dict(zip(("θ⁰", "λ"), sizes, strict=True))
     truth = {to: ruler.differences(to == "λ", count, size, progress) if count else {} for to, size in steps.items()}
     wide = ruler.gradient() if dtype != torch.float64 and EXACT in names else None
