@@ -30,7 +30,8 @@ class Ablation:
     """A folder of scenes; none of them may have been trained on."""
     weights: tuple[str, ...]
     """KEY=PATH for each trained network: a run, a checkpoint or a weights file. Keys: plain, implicit (the full
-    method), uniform, adjoint, truncated, first_order, metagrad; a key given several times has several seeds."""
+    method), uniform, adjoint, truncated, first_order, metagrad, small (the full method with a smaller network); a key
+    given several times has several seeds."""
     dev_scenes: tuple[str, ...]
     """Names of the scenes that settings are tuned on; all others are measured."""
     output: Path = Path("outputs/ablation.csv")
@@ -44,7 +45,8 @@ class Ablation:
     priors: tuple[float, ...] = (0.1, 1.0, 10.0)
     """λ to choose from where one number is the prior."""
     curve_steps: tuple[int, ...] = (0,)
-    """Further numbers of steps that every row is measured at, with the rate that was tuned."""
+    """Further numbers of steps that every row is measured at, with the rate that was tuned; several give tables of the
+    way there too, at equal steps and at equal seconds."""
     corruptions: tuple[CorruptionName, ...] = ()
     """What else is done to the context, to see what every row then loses; nothing is tuned for it."""
     baseline: str = "plain"
@@ -84,7 +86,7 @@ class Ablation:
             setting = self._tuned(ledger, modules, sampler, row)
             for seed, module in enumerate(modules):
                 for scene in measured:
-                    steps = (*self.curve_steps, setting.steps)
+                    steps = tuple(dict.fromkeys((*self.curve_steps, self.steps, setting.steps)))
                     self._measure(ledger, "test", module, sampler, scene, row, seed, setting, steps)
                     for name in self.corruptions:
                         self._measure(ledger, name, module, sampler, scene, row, seed, setting)
@@ -149,6 +151,12 @@ class Ablation:
         baseline = next(row for row in chosen if row.name == self.baseline)
         note = f"differences to {self.baseline!r}, 95 % bootstrap over scenes and seeds"
         print_table(f"{self.data}: ablation", _test_rows(ledger, chosen, baseline), note)
+        counts = sorted({*self.curve_steps, self.steps})
+        if len(counts) > 2:
+            by_steps, by_seconds = _curve_rows(ledger, chosen, baseline, counts)
+            print_table(f"{self.data}: PSNR after steps", by_steps, "at the learning rate tuned for each row")
+            seconds = f"seconds that {self.baseline!r} had needed for these steps, without the prediction's"
+            print_table(f"{self.data}: PSNR after equal seconds", by_seconds, seconds)
         for name in self.corruptions:
             title = f"{self.data}: what {name} in the context costs (dB)"
             print_table(title, _corrupted_rows(ledger, chosen, baseline, name), note)
@@ -168,6 +176,25 @@ def _test_rows(ledger: Ledger, chosen: Mapping[Row, Setting], baseline: Row) -> 
         line["raised by TTO"] = f"{sum(raised)} of {len(raised)}" if raised else None
         table.append(line | _difference(found, cells[baseline], row == baseline))
     return table
+
+
+def _curve_rows(
+    ledger: Ledger, chosen: Mapping[Row, Setting], baseline: Row, counts: Sequence[int]
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A line for each row in the tables of equal steps and of equal seconds; rows that tune their steps have none."""
+    from ..evaluation.ablation_curves import after_seconds, after_steps, image_curves, mean_seconds
+
+    curves = {r: image_curves(ledger, r, s, counts) for r, s in chosen.items() if not r.stops_early or r == baseline}
+    budgets = mean_seconds(curves[baseline])
+    by_steps, by_seconds = [], []
+    for row, found in curves.items():
+        values = after_steps(found)
+        peak = max(range(len(values)), key=values.__getitem__)
+        line: dict[str, Any] = {"row": row.name} | dict(zip(map(str, counts), values, strict=True))
+        by_steps.append(line | {"peak at": counts[peak], "last - peak": values[-1] - values[peak]})
+        names = [f"{seconds:.2f} s ({count})" for seconds, count in zip(budgets, counts, strict=True)]
+        by_seconds.append({"row": row.name} | dict(zip(names, after_seconds(found, budgets), strict=True)))
+    return by_steps, by_seconds
 
 
 def _corrupted_rows(

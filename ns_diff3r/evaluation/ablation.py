@@ -67,6 +67,7 @@ ROWS = (
     Row("truncated", "truncated", "learned"),
     Row("first_order", "first_order", "learned"),
     Row("metagrad", "metagrad", "learned"),
+    Row("small", "small", "learned"),
 )
 """Every row by what trained its weights; rows whose weights are not given are left out."""
 
@@ -188,15 +189,19 @@ class Ledger:
         self._write("a", [",".join(line[c] for c in COLUMNS) for line in lines])
         self.lines += lines
 
-    def images(self, phase: str, row: Row, setting: Setting) -> dict[tuple[str, int, str], float]:
-        """(scene, seed, image) → PSNR, of a row with a setting."""
+    def points(self, phase: str, row: Row, setting: Setting) -> dict[tuple[str, int, str], tuple[float, float]]:
+        """(scene, seed, image) → (seconds, PSNR), of a row with a setting."""
         wanted = self.key(phase, row, 0, "", setting)
         fixed = {name: value for name, value in wanted.items() if name not in ("seed", "scene")}
         return {
-            (line["scene"], int(line["seed"]), line["image"]): float(line["psnr"])
+            (line["scene"], int(line["seed"]), line["image"]): (float(line["seconds"]), float(line["psnr"]))
             for line in self.lines
             if all(line[name] == value for name, value in fixed.items())
         }
+
+    def images(self, phase: str, row: Row, setting: Setting) -> dict[tuple[str, int, str], float]:
+        """(scene, seed, image) → PSNR, of a row with a setting."""
+        return {image: psnr for image, (_, psnr) in self.points(phase, row, setting).items()}
 
     def cells(self, phase: str, row: Row, setting: Setting) -> dict[tuple[str, int], float]:
         """(scene, seed) → mean PSNR over its images, of a row with a setting."""

@@ -12,6 +12,7 @@ from ns_diff3r.cli.ablation import Ablation, _for_all_seeds
 from ns_diff3r.data import BatchSampler, CollectionConfig, GeneratedConfig, SamplerConfig, open_collection
 from ns_diff3r.evaluation import ablation
 from ns_diff3r.evaluation.ablation import ROWS, Figure, Ledger, Row, Setting, candidates, row_figures
+from ns_diff3r.evaluation.ablation_curves import ImageCurve, after_seconds, after_steps, image_curves, mean_seconds
 from ns_diff3r.training.inference import reconstruct
 from ns_diff3r.training.step import TrainingModule
 from ns_diff3r.training.weights import TrainedNetwork
@@ -106,7 +107,7 @@ def command(tmp_path, monkeypatch):
         best = {0: 8.0, 1: 16.0, 2: 16.0}[scene]  # what is tuned on "a" is 8, on the others it would be 16
         value = 20.0 + scene - abs(setting.rate - best) / 100 + (0.5 if row.prior == "learned" else 0.0)
         lost = 0.0 if corruption is None else (0.75 if row.prior == "learned" else 2.0)
-        return {steps: [Figure(1, 0.1, value - lost - (1.0 if steps == 0 else 0.0), 0.9)] for steps in at}
+        return {steps: [Figure(1, steps / 100, value - lost - (1.0 if steps == 0 else 0.0), 0.9)] for steps in at}
 
     network = TrainedNetwork(None, module, 0, Path("w"), "")  # type: ignore[arg-type]
     monkeypatch.setattr("ns_diff3r.training.weights.open_weights", lambda path: network)
@@ -135,6 +136,34 @@ def test_rows_are_tuned_on_development_scenes_and_measured_on_the_others(command
     count = len(calls)
     assert run.run() == 0
     assert len(calls) == count  # everything is in the file
+
+
+def test_tables_along_the_way(command, capsys):
+    run, _ = command
+    replace(run, curve_steps=(0, 200)).run()
+    tables = capsys.readouterr().out.split("ablation", 1)[1]
+    rows = [line.replace("│", " ").split() for line in tables.splitlines() if line.startswith("│ full  ")]
+    assert rows[1] == ["full", "20.92", "21.92", "21.92", "50", "0"]
+    assert rows[2] == ["full", "20.92", "21.92", "21.92"]
+    assert "2.00 s (200)" in tables
+
+
+def test_equal_steps_and_equal_seconds():
+    fast = ImageCurve("x", 0, (0.0, 1.0, 2.0), (10.0, 20.0, 16.0))
+    slow = ImageCurve("x", 0, (0.0, 2.0, 4.0), (10.0, 20.0, 16.0))
+    other = ImageCurve("y", 0, (0.0, 1.0, 2.0), (30.0, 30.0, 30.0))
+    assert after_steps([fast, slow, other]) == [20.0, 25.0, 23.0]  # scenes weigh alike
+    assert mean_seconds([fast, slow, other]) == [0.0, 1.25, 2.5]
+    assert after_seconds([slow], [0.0, 1.0, 3.0, 9.0]) == [10.0, 15.0, 18.0, 16.0]
+    assert after_seconds([fast, other], [0.5]) == [22.5]
+
+
+def test_curves_are_of_the_images_measured_at_all_steps(tmp_path):
+    ledger, setting = Ledger(tmp_path / "c.csv"), Setting(8.0, 50)
+    for steps, seconds, images in ((0, 0.0, (1, 2)), (50, 0.5, (1,))):
+        key = ledger.key("test", PLAIN, 0, "x", replace(setting, steps=steps))
+        ledger.add(key, [Figure(i, seconds, 20.0 + i + seconds, 0.9) for i in images])
+    assert image_curves(ledger, PLAIN, setting, (0, 50)) == [ImageCurve("x", 0, (0.0, 0.5), (21.0, 21.5))]
 
 
 def test_a_run_that_was_stopped_measures_only_what_is_missing(command):
