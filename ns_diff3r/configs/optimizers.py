@@ -29,6 +29,8 @@ class GuardedAdamWConfig(DefaultsForMissingFields, OptimizerConfig):
     """Decay of the first and second moments."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
+    clip_quantile: float | None = None
+    """Shorten gradients beyond this quantile of the norms of the last 200 steps."""
 
 
 @dataclass
@@ -64,6 +66,7 @@ def group_optimizers(training: TrainingConfig, chosen: Mapping[str, Any]) -> dic
             max_norm=settings.max_norm,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
+            clip_quantile=settings.clip_quantile,
         )
         ours[group] = {"optimizer": optimizer, "scheduler": StageSchedulerConfig(group=group, training=training)}
     return {**ours, **chosen}

@@ -55,6 +55,13 @@ class GroupOptimizer(DefaultsForMissingFields):
     """Added to the root of the second moment."""
     max_norm: float | None = 1.0
     """Largest norm of the group's gradient; longer ones are shortened. None: any."""
+    clip_quantile: float | None = None
+    """Shorten gradients beyond this quantile of the norms of the last 200 steps, too. For backward mode adjoint, whose
+    norms have heavy tails: the few largest would fill AdamW's second moment, and nothing would be learned for long."""
+
+    def __post_init__(self) -> None:
+        if self.clip_quantile is not None and not 0.0 < self.clip_quantile <= 1.0:
+            raise ValueError(f"GroupOptimizer.clip_quantile must lie in (0, 1], not {self.clip_quantile}")
 
     def rate(self, stage: Stage) -> float:
         """Peak learning rate of a stage."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,9 @@ from .stages import GROUP_NAMES, TRUNK
 
 logger = logging.getLogger("ns_diff3r")
 
+CLIP_WINDOW = 200
+"""Norms of gradients that are remembered."""
+
 
 class GuardedAdamW(torch.optim.AdamW):
     """AdamW that leaves weights and moments alone, with a warning, where a gradient is not finite.
@@ -28,16 +32,38 @@ class GuardedAdamW(torch.optim.AdamW):
     num_skipped: int = 0
     """Steps that were not taken."""
 
+    def __init__(self, params: Any, clip_quantile: float | None = None, **settings: Any) -> None:
+        """`settings` are AdamW's.
+
+        Args:
+            clip_quantile: gradients of all parameters together that are longer than this quantile of the norms of the
+                last `CLIP_WINDOW` steps, their own among them, are shortened to it (AutoClip, Seetharaman et al. 2020).
+        """
+        super().__init__(params, **settings)
+        self.clip_quantile = clip_quantile
+
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
         """One step, or none."""
         gradients = [p.grad for group in self.param_groups for p in group["params"] if p.grad is not None]
-        # One number to look at: a NaN or an infinity anywhere makes the sum of squares not finite.
-        if gradients and not bool(torch.stack([g.detach().float().square().sum() for g in gradients]).isfinite().all()):
-            self.num_skipped += 1
-            logger.warning("a gradient of the network's weights is not finite: this group's update is skipped")
-            return None
+        if gradients:
+            # One number to look at: a NaN or an infinity anywhere makes the sum of squares not finite.
+            norm = float(torch.stack([g.detach().float().square().sum() for g in gradients]).sum().sqrt())
+            if not math.isfinite(norm):
+                self.num_skipped += 1
+                logger.warning("a gradient of the network's weights is not finite: this group's update is skipped")
+                return None
+            if self.clip_quantile is not None:
+                limit = self._limit(norm, self.clip_quantile)
+                if norm > limit:
+                    torch._foreach_mul_(gradients, limit / norm)
         return super().step(closure)
+
+    def _limit(self, norm: float, quantile: float) -> float:
+        """The quantile, after `norm` has joined the norms, which `state_dict` holds."""
+        norms = [*self.param_groups[0].get("norms", []), norm][-CLIP_WINDOW:]
+        self.param_groups[0]["norms"] = norms
+        return float(torch.tensor(norms, dtype=torch.float64).quantile(quantile))
 
 
 def learning_rate(group: str, step: int, config: TrainingConfig) -> float:
@@ -105,6 +131,7 @@ class GroupOptimizers:
                     betas=settings.betas,
                     eps=settings.epsilon,
                     weight_decay=settings.weight_decay,
+                    clip_quantile=settings.clip_quantile,
                 )
         return GroupOptimizers(config, parameters, optimizers)
 

@@ -167,11 +167,19 @@ def test_a_run_begins_from_a_stored_config(tmp_path):
 
 def test_optimizers_have_the_settings_of_training():
     settings = GroupOptimizer(
-        pretrain_rate=0.3, bilevel_rate=0.4, weight_decay=0.5, betas=(0.6, 0.7), epsilon=0.8, max_norm=0.9
+        pretrain_rate=0.3,
+        bilevel_rate=0.4,
+        weight_decay=0.5,
+        betas=(0.6, 0.7),
+        epsilon=0.8,
+        max_norm=0.9,
+        clip_quantile=0.25,
     )
     made = group_optimizers(TrainingConfig(gaussian_head=settings), {})["gaussian_head"]["optimizer"]
     assert (made.lr, made.eps, made.max_norm, made.betas, made.weight_decay) == (0.4, 0.8, 0.9, (0.6, 0.7), 0.5)
-    (group,) = made.setup([torch.nn.Parameter(torch.zeros(2))]).param_groups
+    optimizer = made.setup([torch.nn.Parameter(torch.zeros(2))])
+    assert optimizer.clip_quantile == 0.25
+    (group,) = optimizer.param_groups
     assert (group["lr"], group["eps"], group["betas"], group["weight_decay"]) == (0.4, 0.8, (0.6, 0.7), 0.5)
 
 

@@ -12,7 +12,13 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ns_diff3r.solver import PCGConfig, TTOConfig
 from ns_diff3r.training.config import GroupOptimizer, LossConfig, TrainingConfig
-from ns_diff3r.training.optimizers import GroupOptimizers, GuardedAdamW, learning_rate, learning_rate_factor
+from ns_diff3r.training.optimizers import (
+    CLIP_WINDOW,
+    GroupOptimizers,
+    GuardedAdamW,
+    learning_rate,
+    learning_rate_factor,
+)
 from ns_diff3r.training.schedules import warmup_cosine
 from ns_diff3r.training.stages import GROUP_NAMES, Stage, StageConfig
 
@@ -174,6 +180,36 @@ def test_a_gradient_that_is_not_finite_reaches_neither_weights_nor_moments(bad, 
     assert torch.equal(optimizer.state[parameter]["exp_avg"], state)
     assert optimizer.num_skipped == 1
     assert "not finite" in caplog.text
+
+
+def test_long_gradients_are_shortened_to_a_quantile_of_the_norms_so_far():
+    optimizers, groups = make_optimizers(backbone=GroupOptimizer(max_norm=None, clip_quantile=0.5))
+    parameter, lengths = groups["backbone"][0], []
+    for step, size in enumerate([2.0, 1.0, 100.0, 3.0]):
+        parameter.grad = torch.tensor([size, 0.0, 0.0])
+        assert optimizers.end_step(step)["backbone"] == pytest.approx(size)
+        lengths.append(float(parameter.grad.norm()))
+    assert lengths == pytest.approx([2.0, 1.0, 2.0, 2.5])  # medians of 2; 2 1; 2 1 100; 2 1 100 3
+    other, copies = make_optimizers(backbone=GroupOptimizer(max_norm=None, clip_quantile=0.5))
+    other.load_state_dict(optimizers.state_dict())
+    copies["backbone"][0].grad = torch.tensor([50.0, 0.0, 0.0])
+    other.end_step(4)
+    assert float(copies["backbone"][0].grad.norm()) == pytest.approx(3.0)
+
+
+def test_norms_are_forgotten_in_time_and_infinite_ones_are_not_remembered():
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = GuardedAdamW([parameter], lr=0.0, clip_quantile=1.0)
+    for size in (9.0, math.inf, *[1.0] * CLIP_WINDOW, 5.0):
+        parameter.grad = torch.tensor([size])
+        optimizer.step()
+    assert optimizer.param_groups[0]["norms"] == [1.0] * (CLIP_WINDOW - 1) + [5.0]
+
+
+@pytest.mark.parametrize("quantile", [0.0, 1.5, math.nan])
+def test_a_quantile_that_is_none(quantile):
+    with pytest.raises(ValueError, match="clip_quantile"):
+        GroupOptimizer(clip_quantile=quantile)
 
 
 def test_optimizers_restore_their_state():
