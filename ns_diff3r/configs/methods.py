@@ -94,8 +94,11 @@ diff3r_tiny = MethodSpecification(
             model=Diff3RModelConfig(
                 backbone=tiny_config(),
                 # After twenty steps the gradient is an approximation anyway: a rough solve does as well as a long one.
+                # The learning rates are those that its weights were trained with.
                 training=RunTrainingConfig(
-                    tto=TTOConfig(num_steps=20, pcg=PCGConfig(tolerance=1e-2, max_iterations=30)), tto_steps_eval=50
+                    tto=TTOConfig(num_steps=20, pcg=PCGConfig(tolerance=1e-2, max_iterations=30)),
+                    tto_rate_factor=16.0,
+                    tto_steps_eval=50,
                 ),
             ),
             refresh_every=25,

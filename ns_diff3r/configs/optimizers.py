@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from ..dataclass_state import DefaultsForMissingFields
 from ..training.config import TrainingConfig
-from ..training.optimizers import GuardedAdamW, learning_rate_factor, optimizer_of
+from ..training.optimizers import GuardedAdamW, clip_quantile, learning_rate_factor, optimizer_of
 from ..training.stages import GROUP_NAMES
 
 
@@ -29,8 +29,6 @@ class GuardedAdamWConfig(DefaultsForMissingFields, OptimizerConfig):
     """Decay of the first and second moments."""
     weight_decay: float = 0.0
     """Decoupled weight decay."""
-    clip_quantile: float | None = None
-    """Shorten gradients beyond this quantile of the norms of the last 200 steps."""
 
 
 @dataclass
@@ -45,14 +43,20 @@ class StageSchedulerConfig(DefaultsForMissingFields, SchedulerConfig):
 
 
 class StageScheduler(Scheduler):
-    """Learning rates as `ns-diff3r fit` sets them, to the bit."""
+    """Learning rates and clipping as `ns-diff3r fit` sets them, to the bit."""
 
     config: StageSchedulerConfig
 
     def get_scheduler(self, optimizer: Optimizer, lr_init: float) -> LambdaLR:
         """Multiplies `lr_init`, the larger of the group's two peak rates."""
         group, training = self.config.group, self.config.training
-        return LambdaLR(optimizer, lambda step: learning_rate_factor(group, step, training))
+
+        def factor(step: int) -> float:
+            if isinstance(optimizer, GuardedAdamW):  # there may be another in its place
+                optimizer.clip_quantile = clip_quantile(group, step, training)
+            return learning_rate_factor(group, step, training)
+
+        return LambdaLR(optimizer, factor)
 
 
 def group_optimizers(training: TrainingConfig, chosen: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -66,7 +70,6 @@ def group_optimizers(training: TrainingConfig, chosen: Mapping[str, Any]) -> dic
             max_norm=settings.max_norm,
             betas=settings.betas,
             weight_decay=settings.weight_decay,
-            clip_quantile=settings.clip_quantile,
         )
         ours[group] = {"optimizer": optimizer, "scheduler": StageSchedulerConfig(group=group, training=training)}
     return {**ours, **chosen}

@@ -55,22 +55,40 @@ class GroupOptimizer(DefaultsForMissingFields):
     """Added to the root of the second moment."""
     max_norm: float | None = 1.0
     """Largest norm of the group's gradient; longer ones are shortened. None: any."""
-    clip_quantile: float | None = None
-    """Shorten gradients beyond this quantile of the norms of the last 200 steps, too. For backward mode adjoint, whose
-    norms have heavy tails: the few largest would fill AdamW's second moment, and nothing would be learned for long."""
+    bilevel_clip_quantile: float | None = None
+    """In the second stage, shorten gradients beyond this quantile of the norms of the last 200 steps, too. The gradient
+    of an optimisation has heavy tails: the few largest would fill AdamW's second moment, and nothing would be learned
+    for long. None: only `max_norm`."""
 
     def __post_init__(self) -> None:
-        if self.clip_quantile is not None and not 0.0 < self.clip_quantile <= 1.0:
-            raise ValueError(f"GroupOptimizer.clip_quantile must lie in (0, 1], not {self.clip_quantile}")
+        quantile = self.bilevel_clip_quantile
+        if quantile is not None and not 0.0 < quantile <= 1.0:
+            raise ValueError(f"GroupOptimizer.bilevel_clip_quantile must lie in (0, 1], not {quantile}")
 
     def rate(self, stage: Stage) -> float:
         """Peak learning rate of a stage."""
         return self.pretrain_rate if stage is Stage.PRETRAIN else self.bilevel_rate
 
+    def clip_quantile(self, stage: Stage) -> float | None:
+        """Quantile of earlier norms to which gradients are shortened in a stage."""
+        return None if stage is Stage.PRETRAIN else self.bilevel_clip_quantile
+
     @property
     def base_rate(self) -> float:
         """The learning rate that factors of the schedule multiply: the larger of the two peaks."""
         return max(self.pretrain_rate, self.bilevel_rate)
+
+
+def few_step_tto() -> TTOConfig:
+    """Test-time optimisation of some fifty steps.
+
+    gsplat's learning rates, but for opacities and colours, which have a sixteenth: multiplied for so few steps they
+    overshoot, and the gradient of an optimisation that does is of no use (docs/training_data.md). Twenty iterations of
+    the implicit solve train as well as two hundred, in a fifth of the time.
+    """
+    gsplat = LearningRates()
+    rates = replace(gsplat, opacities=gsplat.opacities / 16, sh0=gsplat.sh0 / 16, shN=gsplat.shN / 16)
+    return TTOConfig(learning_rates=rates, pcg=PCGConfig(max_iterations=20))
 
 
 @dataclass(frozen=True)
@@ -83,10 +101,9 @@ class TrainingConfig(DefaultsForMissingFields):
     """When the second stage begins and what it trains."""
     losses: LossConfig = field(default_factory=LossConfig)
     """The outer loss."""
-    tto: TTOConfig = field(default_factory=lambda: TTOConfig(pcg=PCGConfig(max_iterations=20)))
-    """Test-time optimisation and its backward pass. Twenty iterations of the solve train as well as two hundred, in a
-    fifth of the time."""
-    tto_rate_factor: float = 16.0
+    tto: TTOConfig = field(default_factory=few_step_tto)
+    """Test-time optimisation and its backward pass."""
+    tto_rate_factor: float = 8.0
     """Multiplies the learning rates of test-time optimisation, which are meant for thousands of steps."""
     tto_steps_eval: int | None = None
     """Steps of test-time optimisation in evaluation, viewer and export; None: as in training."""
@@ -98,9 +115,11 @@ class TrainingConfig(DefaultsForMissingFields):
     trunk: GroupOptimizer = field(default_factory=lambda: GroupOptimizer(pretrain_rate=5e-6, bilevel_rate=2e-7))
     """Optimiser of the pretrained image encoder within the backbone, where it has one (DINOv2 in DepthSplat and Depth
     Anything 3); a hundredth of the backbone's learning rates, as DepthSplat's official recipe has it."""
-    gaussian_head: GroupOptimizer = field(default_factory=GroupOptimizer)
+    gaussian_head: GroupOptimizer = field(default_factory=lambda: GroupOptimizer(bilevel_clip_quantile=0.25))
     """Optimiser of the part of the backbone that turns features into Gaussians."""
-    uncertainty_head: GroupOptimizer = field(default_factory=lambda: GroupOptimizer(bilevel_rate=1e-3))
+    uncertainty_head: GroupOptimizer = field(
+        default_factory=lambda: GroupOptimizer(bilevel_rate=2e-3, bilevel_clip_quantile=0.25)
+    )
     """Optimiser of the head that predicts λ; the first stage does not train it."""
     warmup_fraction: float = 0.02
     """Share of a stage in which learning rates rise."""

@@ -32,15 +32,18 @@ class GuardedAdamW(torch.optim.AdamW):
     num_skipped: int = 0
     """Steps that were not taken."""
 
-    def __init__(self, params: Any, clip_quantile: float | None = None, **settings: Any) -> None:
-        """`settings` are AdamW's.
+    @property
+    def clip_quantile(self) -> float | None:
+        """Gradients of all parameters together that are longer than this quantile of the norms of the last
+        `CLIP_WINDOW` steps with one, their own among them, are shortened to it (AutoClip, Seetharaman et al. 2020).
 
-        Args:
-            clip_quantile: gradients of all parameters together that are longer than this quantile of the norms of the
-                last `CLIP_WINDOW` steps, their own among them, are shortened to it (AutoClip, Seetharaman et al. 2020).
+        It is in `state_dict`, as the norms are, so that a run that is continued clips as before.
         """
-        super().__init__(params, **settings)
-        self.clip_quantile = clip_quantile
+        return self.param_groups[0].get("clip_quantile")
+
+    @clip_quantile.setter
+    def clip_quantile(self, quantile: float | None) -> None:
+        self.param_groups[0]["clip_quantile"] = quantile
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -80,6 +83,11 @@ def learning_rate_factor(group: str, step: int, config: TrainingConfig) -> float
     first, last = config.stages.interval(step, config.num_steps)
     factor = warmup_cosine(step - first, last - first, config.warmup_fraction, config.final_fraction)
     return factor * settings.rate(stage) / settings.base_rate
+
+
+def clip_quantile(group: str, step: int, config: TrainingConfig) -> float | None:
+    """Quantile of earlier norms to which a parameter group's gradient is shortened at a step; None: it is not."""
+    return optimizer_of(group, config).clip_quantile(config.stage(step))
 
 
 def optimizer_of(group: str, config: TrainingConfig) -> GroupOptimizer:
@@ -131,13 +139,13 @@ class GroupOptimizers:
                     betas=settings.betas,
                     eps=settings.epsilon,
                     weight_decay=settings.weight_decay,
-                    clip_quantile=settings.clip_quantile,
                 )
         return GroupOptimizers(config, parameters, optimizers)
 
     def begin_step(self, step: int) -> None:
-        """Set the learning rates of a step, and forget old gradients where an accumulation begins."""
+        """Set the learning rates and clipping of a step, and forget old gradients where an accumulation begins."""
         for name, optimizer in self.optimizers.items():
+            optimizer.clip_quantile = clip_quantile(name, step, self.config)
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(name, step, self.config)
             if step % self.config.gradient_accumulation == 0:

@@ -173,13 +173,10 @@ def test_optimizers_have_the_settings_of_training():
         betas=(0.6, 0.7),
         epsilon=0.8,
         max_norm=0.9,
-        clip_quantile=0.25,
     )
     made = group_optimizers(TrainingConfig(gaussian_head=settings), {})["gaussian_head"]["optimizer"]
     assert (made.lr, made.eps, made.max_norm, made.betas, made.weight_decay) == (0.4, 0.8, 0.9, (0.6, 0.7), 0.5)
-    optimizer = made.setup([torch.nn.Parameter(torch.zeros(2))])
-    assert optimizer.clip_quantile == 0.25
-    (group,) = optimizer.param_groups
+    (group,) = made.setup([torch.nn.Parameter(torch.zeros(2))]).param_groups
     assert (group["lr"], group["eps"], group["betas"], group["weight_decay"]) == (0.4, 0.8, (0.6, 0.7), 0.5)
 
 
@@ -189,13 +186,16 @@ def test_learning_rates_follow_the_stages_in_plain_floats(tmp_path):
     trainer = config.setup()
     trainer.setup()
     trainer.pipeline.train()
-    rates = []
+    rates, clipping = [], []
     for step in range(6):
         rates.append({name: o.param_groups[0]["lr"] for name, o in trainer.optimizers.optimizers.items()})
+        clipping.append({o.clip_quantile for o in trainer.optimizers.optimizers.values()})
         trainer.train_iteration(step)
     assert all(type(rate) is float for record in rates for rate in record.values())
     assert rates[1]["backbone"] > 0 == rates[4]["backbone"]  # frozen in the second stage
     assert rates[1]["uncertainty_head"] == 0 < rates[4]["uncertainty_head"]
+    assert clipping[1] == {None}
+    assert clipping[4] == {None, 0.25}
     for scheduler in trainer.optimizers.schedulers.values():
         assert all(type(rate) is float for rate in scheduler.state_dict()["_last_lr"])
 

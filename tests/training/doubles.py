@@ -2,7 +2,7 @@
 """A network small enough for tests, and batches of generated scenes for it."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from ns_diff3r import Cameras, Gaussians, Views, render
 from ns_diff3r.backbones import Backbone, BackboneConfig, Prediction
 from ns_diff3r.data.batches import SceneBatch
 from ns_diff3r.data.generated import pixel_aligned_scene
-from ns_diff3r.solver import PCGConfig, TTOConfig
-from ns_diff3r.training.config import GroupOptimizer, LossConfig, TrainingConfig
+from ns_diff3r.solver import PCGConfig
+from ns_diff3r.training.config import GroupOptimizer, LossConfig, TrainingConfig, few_step_tto
 from ns_diff3r.training.network import Diff3RNetwork
 from ns_diff3r.training.stages import StageConfig
 
@@ -120,7 +120,7 @@ def make_config(
         "num_steps": num_steps,
         "stages": StageConfig(pretrain_steps=pretrain_steps, freeze_backbone=freeze_backbone),
         "losses": LossConfig(lpips="off"),
-        "tto": TTOConfig(num_steps=inner_steps, pcg=PCGConfig(max_iterations=30)),
+        "tto": replace(few_step_tto(), num_steps=inner_steps, pcg=PCGConfig(max_iterations=30)),
         "backbone": rates,
         "gaussian_head": rates,
         "uncertainty_head": rates,

@@ -16,6 +16,7 @@ from ns_diff3r.training.optimizers import (
     CLIP_WINDOW,
     GroupOptimizers,
     GuardedAdamW,
+    clip_quantile,
     learning_rate,
     learning_rate_factor,
 )
@@ -182,16 +183,21 @@ def test_a_gradient_that_is_not_finite_reaches_neither_weights_nor_moments(bad, 
     assert "not finite" in caplog.text
 
 
+CLIPPED = {"backbone": GroupOptimizer(max_norm=None, bilevel_clip_quantile=0.5)}
+
+
 def test_long_gradients_are_shortened_to_a_quantile_of_the_norms_so_far():
-    optimizers, groups = make_optimizers(backbone=GroupOptimizer(max_norm=None, clip_quantile=0.5))
+    optimizers, groups = make_optimizers(**CLIPPED)
     parameter, lengths = groups["backbone"][0], []
     for step, size in enumerate([2.0, 1.0, 100.0, 3.0]):
+        optimizers.begin_step(step)
         parameter.grad = torch.tensor([size, 0.0, 0.0])
         assert optimizers.end_step(step)["backbone"] == pytest.approx(size)
         lengths.append(float(parameter.grad.norm()))
     assert lengths == pytest.approx([2.0, 1.0, 2.0, 2.5])  # medians of 2; 2 1; 2 1 100; 2 1 100 3
-    other, copies = make_optimizers(backbone=GroupOptimizer(max_norm=None, clip_quantile=0.5))
+    other, copies = make_optimizers(**CLIPPED)
     other.load_state_dict(optimizers.state_dict())
+    other.begin_step(4)
     copies["backbone"][0].grad = torch.tensor([50.0, 0.0, 0.0])
     other.end_step(4)
     assert float(copies["backbone"][0].grad.norm()) == pytest.approx(3.0)
@@ -199,7 +205,8 @@ def test_long_gradients_are_shortened_to_a_quantile_of_the_norms_so_far():
 
 def test_norms_are_forgotten_in_time_and_infinite_ones_are_not_remembered():
     parameter = nn.Parameter(torch.ones(1))
-    optimizer = GuardedAdamW([parameter], lr=0.0, clip_quantile=1.0)
+    optimizer = GuardedAdamW([parameter], lr=0.0)
+    optimizer.clip_quantile = 1.0
     for size in (9.0, math.inf, *[1.0] * CLIP_WINDOW, 5.0):
         parameter.grad = torch.tensor([size])
         optimizer.step()
@@ -209,7 +216,13 @@ def test_norms_are_forgotten_in_time_and_infinite_ones_are_not_remembered():
 @pytest.mark.parametrize("quantile", [0.0, 1.5, math.nan])
 def test_a_quantile_that_is_none(quantile):
     with pytest.raises(ValueError, match="clip_quantile"):
-        GroupOptimizer(clip_quantile=quantile)
+        GroupOptimizer(bilevel_clip_quantile=quantile)
+
+
+def test_clipping_is_of_the_second_stage():
+    config = TrainingConfig(num_steps=10, stages=StageConfig(pretrain_fraction=0.5))
+    assert [clip_quantile("uncertainty_head", step, config) for step in (4, 5)] == [None, 0.25]
+    assert clip_quantile("backbone", 5, config) is None
 
 
 def test_optimizers_restore_their_state():
