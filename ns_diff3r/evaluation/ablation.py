@@ -63,6 +63,7 @@ ROWS = (
     Row("uniform", "uniform", "learned"),
     Row("full without prior", "implicit", "none"),
     Row("full", "implicit", "learned"),
+    Row("adjoint without prior", "adjoint", "none"),
     Row("adjoint", "adjoint", "learned"),
     Row("truncated", "truncated", "learned"),
     Row("first_order", "first_order", "learned"),
