@@ -104,10 +104,10 @@ def _draw_scale(
     strip.paste(Image.fromarray(_bytes(ramp.expand(BAR, width, 3))), (left, top))
     canvas, below = ImageDraw.Draw(strip), top + BAR + 1
     if constant:
-        canvas.text((left, below), f"{low:.3g} everywhere", "black", font)
+        canvas.text((left, below), f"{low:.2g} everywhere", "black", font)
         return
-    canvas.text((left, below), f"{low:.3g}", "black", font)
-    middle, right = f"{(low * high) ** 0.5:.3g}", f"{high:.3g}"
+    canvas.text((left, below), f"{low:.2g}", "black", font)
+    middle, right = f"{(low * high) ** 0.5:.2g}", f"{high:.2g}"
     canvas.text((left + (width - canvas.textlength(middle, font)) // 2, below), middle, "black", font)
     canvas.text((left + width - canvas.textlength(right, font), below), right, "black", font)
 
