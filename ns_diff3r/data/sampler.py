@@ -18,13 +18,14 @@ from .collection import SceneCollection
 from .errors import SceneError, SceneWarning
 from .evaluation_index import IndexEntry, read_evaluation_index
 from .mirroring import mirrored_batch
+from .point_thinning import thinned_batch, without_points
 from .scene_order import SceneOrder
 from .split import split_indices
 from .step_views import choose_views, num_context_of
 from .view_selection import central_view, covering_views, farthest_views, nearest_views, view_distances
 
 Selection = Literal["nearest", "farthest", "random", "bounded"]
-VIEWS, MIRROR = 1, 3
+VIEWS, MIRROR, POINTS, THINNING = 1, 3, 4, 5
 """First numbers of the keys of what is drawn here; `scene_order` has others."""
 
 
@@ -55,6 +56,11 @@ class SamplerConfig(DefaultsForMissingFields):
     """Steps in which baseline and gap grow linearly from start to end."""
     flip_probability: float = 0.0
     """How often a scene of a training step is mirrored, left and right changing places in pictures and cameras."""
+    points_probability: float = 1.0
+    """How often a scene of a training step has its sparse points, where the collection gives them."""
+    thin_points: bool = False
+    """In training steps, leave out points of some parts of a scene more than of others, as registration finds few where
+    there is little texture."""
     evaluation_selection: Literal["nearest", "farthest"] = "nearest"
     """Context views of evaluation, among training images alone. nearest: those nearest to each held-out image;
     farthest: one set for the whole scene, spread widely."""
@@ -72,12 +78,15 @@ class SamplerConfig(DefaultsForMissingFields):
 
 @dataclass(frozen=True)
 class SceneIndices:
-    """Which frames of which scene are context and targets, and whether left and right change places."""
+    """Which frames of which scene are context and targets, whether left and right change places, whether sparse points
+    are seen, and the key of the part of them that is (None: all)."""
 
     scene: int
     context: tuple[int, ...]
     targets: tuple[int, ...]
     mirrored: bool = False
+    with_points: bool = True
+    thinning: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -164,7 +173,13 @@ class BatchSampler:
         targets = self.collection.views(indices.scene, indices.targets)
         name = self.collection.names[indices.scene]
         batch = SceneBatch(name, context, targets, indices.scene, indices.context, indices.targets)
-        return mirrored_batch(batch) if isinstance(indices, SceneIndices) and indices.mirrored else batch
+        if not isinstance(indices, SceneIndices):
+            return batch
+        if not indices.with_points:
+            batch = without_points(batch)
+        elif indices.thinning is not None:
+            batch = thinned_batch(batch, self._generator(*indices.thinning))
+        return mirrored_batch(batch) if indices.mirrored else batch
 
     def evaluation(self, scene: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
         """(context, target) indices of a scene as a whole, the same ever after: one set of training images for all
@@ -238,15 +253,20 @@ class BatchSampler:
         mirrored = (
             config.flip_probability > 0.0 and self._generator(MIRROR, step, slot).random() < config.flip_probability
         )
-        return SceneIndices(scene, context, targets, mirrored)
+        with_points = (
+            config.points_probability >= 1.0 or self._generator(POINTS, step, slot).random() < config.points_probability
+        )
+        thinning = (THINNING, step, slot) if config.thin_points else None
+        return SceneIndices(scene, context, targets, mirrored, with_points, thinning)
 
 
 def _check(config: SamplerConfig) -> None:
     for name, least in {"num_context": 2, "num_evaluation_context": 2, "num_targets": 1, "scenes_per_step": 1}.items():
         if getattr(config, name) is not None and getattr(config, name) < least:
             raise SceneError(f"{name} must be at least {least}, got {getattr(config, name)}")
-    if not 0.0 <= config.flip_probability <= 1.0:
-        raise SceneError(f"flip_probability must lie in [0, 1], got {config.flip_probability}")
+    for name in ("flip_probability", "points_probability"):
+        if not 0.0 <= getattr(config, name) <= 1.0:
+            raise SceneError(f"{name} must lie in [0, 1], got {getattr(config, name)}")
     if config.selection == "bounded" and config.gap_start is None:
         raise SceneError("selection bounded needs gap_start: how many images apart the outer context views are")
     for name in ("warmup_steps", "seed"):
