@@ -22,6 +22,7 @@ def main() -> None:
     parser.add_argument("--credits", default="")
     parser.add_argument("--max-size", type=int, help="longest side at which commands take photographs by default")
     parser.add_argument("--working-size", type=int, help="longest side at which the network sees them by default")
+    parser.add_argument("--rate-factor", type=float, help="on the learning rates of test-time optimisation, by default")
     parser.add_argument("--scale-eval", choices=("training", "scene"), help="D of test-time optimisation by default")
     options = parser.parse_args()
     network = open_weights(options.run)
@@ -30,6 +31,8 @@ def main() -> None:
     settings = network.settings
     if options.scale_eval is not None:
         settings = replace(settings, training=replace(settings.training, tto_scale_eval=options.scale_eval))
+    if options.rate_factor is not None:
+        settings = replace(settings, training=replace(settings.training, tto_rate_factor=options.rate_factor))
     if options.max_size is not None:
         collection = replace(settings.collection, image_size=None, max_size=options.max_size)
         settings = replace(settings, collection=collection)
