@@ -65,7 +65,7 @@ diff3r = MethodSpecification(
 diff3r_adjoint = MethodSpecification(
     config=full_config("diff3r-adjoint", through(BackwardMode.ADJOINT)),
     description="diff3r with the exact gradient of the test-time optimisation: back through Adam's own recurrence; "
-    "recommended: a step takes twice as long, and the result is better (docs/training_data.md).",
+    "the last ten steps alone (backward mode TRUNCATED) cost less and teach as well (docs/training_data.md).",
 )
 
 diff3r_metagrad = MethodSpecification(
