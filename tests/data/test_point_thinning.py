@@ -9,7 +9,7 @@ from ns_diff3r.data import BatchSampler, CollectionConfig, SamplerConfig, SceneE
 from ns_diff3r.data.point_thinning import REGIONS, thinned
 from ns_diff3r.splats import SparsePoints
 
-TWO_STEPS = {"num_context": 2, "num_targets": 2, "warmup_steps": 0}
+TWO_VIEWS = {"num_context": 2, "num_targets": 2, "warmup_steps": 0}
 
 
 def cloud(count: int = 4000) -> SparsePoints:
@@ -52,8 +52,8 @@ def collection():
 
 
 def samplers(collection, **changes):
-    return BatchSampler(SamplerConfig(**TWO_STEPS), collection), BatchSampler(
-        SamplerConfig(**TWO_STEPS, **changes), collection
+    return BatchSampler(SamplerConfig(**TWO_VIEWS), collection), BatchSampler(
+        SamplerConfig(**TWO_VIEWS, **changes), collection
     )
 
 
@@ -86,8 +86,8 @@ def test_thinning_is_a_function_of_the_step_and_not_done_in_evaluation(collectio
 
 
 def test_a_thinned_scene_may_be_mirrored_too(collection):
-    thin = BatchSampler(SamplerConfig(**TWO_STEPS, thin_points=True), collection)
-    both = BatchSampler(SamplerConfig(**TWO_STEPS, thin_points=True, flip_probability=1.0), collection)
+    thin = BatchSampler(SamplerConfig(**TWO_VIEWS, thin_points=True), collection)
+    both = BatchSampler(SamplerConfig(**TWO_VIEWS, thin_points=True, flip_probability=1.0), collection)
     plain, mirrored = thin.batch(1)[0].context.points, both.batch(1)[0].context.points
     assert plain is not None
     assert mirrored is not None
